@@ -1,0 +1,103 @@
+# Builds pgjobs with PGXS. Works on a fresh Debian: whatever is missing is installed first.
+#
+#   make            build the library and the install script
+#   make install    install them into this PostgreSQL (as root)
+#   make demo       a running example on a throw-away cluster; make demo-stop ends it
+#   make test       every test suite; make test TESTS='regress tap:003*' for some of them
+#   make lint       format, static analysis, layers, symbols; make format repairs the format
+#   make bench      the measurements; make bench-quick in a few minutes
+#   make dist       the release archive, in build/
+
+PG_CONFIG ?= pg_config
+
+EXTENSION = pgjobs
+MODULE_big = pgjobs
+EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" pgjobs.control)
+
+# The install script is these files of src/, in this order: what is used comes before its users.
+SQL_PARTS = install queue acl job history produce work manage wait duty views last
+
+OBJDIR = build/obj
+SQL = build/pgjobs--$(EXTVERSION).sql
+SOURCES = $(wildcard src/*.cpp src/core/*.cpp src/pg/*.cpp)
+INCLUDES = $(wildcard src/*.hpp src/*/*.hpp)
+OBJS = $(SOURCES:src/%.cpp=$(OBJDIR)/%.o)
+DATA = $(wildcard src/updates/pgjobs--*--*.sql)
+DATA_built = $(SQL)
+EXTRA_CLEAN = build
+
+# No C++ runtime: nothing throws, nothing is destroyed, so that the server's longjmp crosses only
+# trivial objects and the library needs no libstdc++. Only what says PGDLLEXPORT is visible.
+PG_CXXFLAGS = -std=c++20 -O2 -Wall -Wextra -Wclobbered -Werror=clobbered \
+	-Wno-register -Wno-volatile \
+	-fno-exceptions -fno-rtti -fno-threadsafe-statics -fvisibility=hidden
+
+# -isystem: warnings inside the server's headers are not ours. The assertions of libstdc++ would
+# call into it.
+PG_CPPFLAGS = -Isrc -DPGJOBS_VERSION='"$(EXTVERSION)"' -isystem $(shell $(PG_CONFIG) --includedir-server) -U_GLIBCXX_ASSERTIONS
+
+# Bitcode serves inlining into queries; nothing here is worth it.
+override with_llvm := no
+
+.DEFAULT_GOAL := all
+.PHONY: build demo demo-stop test lint format bench bench-quick dist drop-clusters
+
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifeq ($(wildcard $(PGXS)),)
+
+# A fresh machine: install the tools, then start over.
+GOALS = $(or $(MAKECMDGOALS),all)
+.PHONY: packages $(GOALS)
+.NOTPARALLEL:
+$(GOALS): packages
+	$(MAKE) $@
+packages:
+	tools/install-packages build
+
+else
+
+build: all
+
+demo:
+	tools/install-packages demo
+	examples/demo/run
+
+demo-stop:
+	examples/demo/run stop
+
+test:
+	test/run $(TESTS)
+
+lint:
+	tools/lint
+
+format:
+	tools/install-packages lint
+	find src test bench -name '*.[ch]pp' 2>/dev/null | xargs clang-format-14 -i
+
+bench bench-quick:
+	@test -x bench/run || { echo 'no benchmark yet'; exit 1; }
+	tools/install-packages bench
+	bench/run $(if $(filter %-quick,$@),--quick)
+
+dist:
+	mkdir -p build
+	git archive --format=zip --prefix=pgjobs-$(EXTVERSION)/ -o build/pgjobs-$(EXTVERSION).zip HEAD
+
+include $(PGXS)
+
+# Every object depends on every header: a header is a contract, and the build is short.
+$(OBJDIR)/%.o: src/%.cpp $(INCLUDES) Makefile
+	@mkdir -p $(@D)
+	$(COMPILE.cc) -o $@ $<
+
+$(SQL): $(SQL_PARTS:%=src/%.sql) Makefile
+	@mkdir -p $(@D)
+	cat $(SQL_PARTS:%=src/%.sql) > $@
+
+# A cluster that still runs below build/ goes before its files do.
+clean: drop-clusters
+drop-clusters:
+	@find build -name data -prune -printf '%h\n' 2>/dev/null | xargs -r -n 1 tools/cluster drop
+
+endif

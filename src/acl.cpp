@@ -1,0 +1,200 @@
+#include "acl.hpp"
+
+#include "pg/function.hpp"
+#include "pg/spi.hpp"
+
+namespace pgjobs::acl {
+
+static constinit pg::Statement upsert{
+    "INSERT INTO pgjobs.acl AS a (queue_id, role, role_name, rights) "
+    "SELECT $1, r.oid, r.rolname, $3 FROM pg_catalog.pg_roles r WHERE r.oid = $2 "
+    "ON CONFLICT (queue_id, role) DO UPDATE SET rights = a.rights | excluded.rights, "
+    "role_name = excluded.role_name",
+    {INT4OID, OIDOID, INT4OID},
+    nullptr};
+static constinit pg::Statement take{
+    "UPDATE pgjobs.acl SET rights = rights & ~$3 WHERE queue_id = $1 AND role = $2",
+    {INT4OID, OIDOID, INT4OID},
+    nullptr};
+static constinit pg::Statement tidy{
+    "DELETE FROM pgjobs.acl a WHERE a.rights = 0 OR "
+    "NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = a.role)",
+    {},
+    nullptr};
+
+// What a role must be allowed to call to use its rights on any queue.
+static const char *functions_for(Right right) {
+    switch (right) {
+    case produce:
+        return "'enqueue', 'enqueue_many', 'enqueue_batch', 'await', 'version'";
+    case work:
+        return "'claim', 'wait', 'complete', 'complete_many', 'fail', 'fail_many', 'release', "
+               "'snooze', 'extend', 'extend_many', 'progress', 'version'";
+    case operate:
+        return "'cancel', 'retry', 'redrive', 'reschedule', 'reprioritize', 'pause_queue', "
+               "'resume_queue', 'purge_queue', 'job', 'why', 'await', 'version', "
+               "'_visible_queues', '_queue_counters'";
+    case monitor:
+        return "'job', 'why', 'await', 'version', '_visible_queues', '_queue_counters'";
+    default:
+        return "'alter_queue', 'drop_queue', 'grant_queue', 'revoke_queue', 'job', 'why', "
+               "'await', 'version', '_visible_queues', '_queue_counters'";
+    }
+}
+
+// Only what is missing is granted: most calls then change no catalog row.
+static void run_grants(const char *query, const char *role) {
+    int code = SPI_execute(query, false, 0);
+    if (code != SPI_OK_SELECT)
+        elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(code));
+    uint64 count = SPI_processed;
+    SPITupleTable *table = SPI_tuptable;
+    for (uint64 i = 0; i < count; i++) {
+        char *grant = SPI_getvalue(table->vals[i], table->tupdesc, 1);
+        pg::run_utility(psprintf("GRANT %s TO %s", grant, quote_identifier(role)));
+    }
+}
+
+static void allow_functions(const char *role, Oid oid, Right right) {
+    run_grants(psprintf("SELECT 'EXECUTE ON ROUTINE ' || p.oid::pg_catalog.regprocedure::text "
+                        "FROM pg_catalog.pg_proc p WHERE p.pronamespace = %u "
+                        "AND p.proname IN (%s) "
+                        "AND NOT pg_catalog.has_function_privilege(%u::oid, p.oid, 'EXECUTE') "
+                        "ORDER BY p.oid",
+                        relations()->schema, functions_for(right), oid),
+               role);
+}
+
+static void allow_calls(Oid oid, int32 rights) {
+    char *role = GetUserNameFromId(oid, false);
+    run_grants(psprintf("SELECT 'USAGE ON SCHEMA pgjobs' "
+                        "WHERE NOT pg_catalog.has_schema_privilege(%u::oid, %u::oid, 'USAGE')",
+                        oid, relations()->schema),
+               role);
+    for (Right right : {produce, work, operate, monitor, own})
+        if ((rights & right) != 0)
+            allow_functions(role, oid, right);
+    if ((rights & (operate | monitor | own)) != 0)
+        run_grants(psprintf("SELECT 'SELECT ON pgjobs.' || c.relname "
+                            "FROM pg_catalog.pg_class c WHERE c.relnamespace = %u "
+                            "AND c.relkind = 'v' AND "
+                            "NOT pg_catalog.has_table_privilege(%u::oid, c.oid, 'SELECT') "
+                            "ORDER BY c.oid",
+                            relations()->schema, oid),
+                   role);
+}
+
+void grant(int32 queue, Oid role, int32 rights) {
+    LockRelationOid(get_relname_relid("acl", relations()->schema), ShareRowExclusiveLock);
+    pg::run(&tidy);
+    pg::run(&upsert, pg::value(queue), pg::oid_value(role), pg::value(rights));
+    if (!superuser_arg(role))
+        allow_calls(role, rights);
+}
+
+static constinit pg::Statement select_renamed{
+    "SELECT a.queue_id, r.oid, a.rights FROM pgjobs.acl a "
+    "JOIN pg_catalog.pg_roles r ON r.rolname = a.role_name",
+    {},
+    nullptr};
+static constinit pg::Statement clear{"DELETE FROM pgjobs.acl", {}, nullptr};
+
+void find_roles_again() {
+    uint64 count = pg::run(&select_renamed);
+    SPITupleTable *table = SPI_tuptable;
+    pg::run(&clear);
+    for (uint64 i = 0; i < count; i++) {
+        bool null;
+        int32 queue = DatumGetInt32(SPI_getbinval(table->vals[i], table->tupdesc, 1, &null));
+        Oid role = DatumGetObjectId(SPI_getbinval(table->vals[i], table->tupdesc, 2, &null));
+        int32 rights = DatumGetInt32(SPI_getbinval(table->vals[i], table->tupdesc, 3, &null));
+        grant(queue, role, rights);
+    }
+}
+
+static int32 parse_rights(FunctionCallInfo fcinfo, int argument) {
+    pg::Elements names = pg::required_elements(fcinfo, argument, "privileges", TEXTOID);
+    int32 rights = 0;
+    for (int i = 0; i < names.count; i++) {
+        char *name = TextDatumGetCString(names.data[i]);
+        int32 found = 0;
+        for (Right right : {produce, work, operate, monitor, own})
+            if (strcmp(name, right_name(right)) == 0)
+                found = right;
+        if (found == 0)
+            ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                    errmsg("\"%s\" is not a privilege on a queue", name),
+                    errhint("Use produce, work, operate, monitor or own."));
+        rights |= found;
+    }
+    if (rights == 0)
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                errmsg("no privilege is named"),
+                errhint("Use produce, work, operate, monitor or own."));
+    return rights;
+}
+
+struct Request {
+    const Queue *queue;
+    Oid role;
+    int32 rights;
+};
+
+static Request read_request(FunctionCallInfo fcinfo, const char *verb) {
+    Request request{};
+    char *name = pg::required_string(fcinfo, 0, "queue");
+    char *role = NameStr(*DatumGetName(pg::required(fcinfo, 1, "role")));
+    request.rights = parse_rights(fcinfo, 2);
+    pg::require_writable(verb);
+    request.queue = get_queue(name);
+    require_right(request.queue, own);
+    request.role = get_role_oid(role, false);
+    return request;
+}
+
+// pgjobs.grant_queue(queue, role, privileges[]) -> void
+PGJOBS_FUNCTION(grant_queue) {
+    Request request = read_request(fcinfo, "pgjobs.grant_queue()");
+    pg::as_owner([&] { grant(request.queue->id, request.role, request.rights); });
+    PG_RETURN_VOID();
+}
+
+// pgjobs.revoke_queue(queue, role, privileges[]) -> void
+PGJOBS_FUNCTION(revoke_queue) {
+    Request request = read_request(fcinfo, "pgjobs.revoke_queue()");
+    pg::as_owner([&] {
+        pg::run(&take, pg::value(request.queue->id), pg::oid_value(request.role),
+                pg::value(request.rights));
+        pg::run(&tidy);
+    });
+    PG_RETURN_VOID();
+}
+
+static constinit pg::Statement select_ids{"SELECT q.id FROM pgjobs.queue q ORDER BY q.id", {},
+                                          nullptr};
+
+// pgjobs._visible_queues(privilege text) -> integer[]
+PGJOBS_FUNCTION(_visible_queues) {
+    char *privilege = pg::required_string(fcinfo, 0, "privilege");
+    int32 rights =
+        strcmp(privilege, "operate") == 0 ? operate | own : monitor | operate | own;
+    MemoryContext caller = CurrentMemoryContext;
+    uint64 count = 0;
+    Datum *ids = nullptr;
+    pg::as_owner([&] {
+        count = pg::run(&select_ids);
+        ids = static_cast<Datum *>(MemoryContextAlloc(caller, sizeof(Datum) * (count + 1)));
+        for (uint64 i = 0; i < count; i++)
+            ids[i] = pg::datum_at(i, 1);
+    });
+    int visible = 0;
+    for (uint64 i = 0; i < count; i++) {
+        const Queue *queue = find_queue(DatumGetInt32(ids[i]));
+        if (queue != nullptr && has_right(queue, rights))
+            ids[visible++] = ids[i];
+    }
+    PG_RETURN_ARRAYTYPE_P(
+        construct_array(ids, visible, INT4OID, sizeof(int32), true, TYPALIGN_INT));
+}
+
+} // namespace pgjobs::acl

@@ -1,0 +1,88 @@
+// What a session knows of the extension's own objects: oids, the owner, queues with their stages and
+// rights. Read on first use, forgotten when anybody changes them (relcache invalidation).
+#pragma once
+
+#include "core/name.hpp"
+#include "core/state.hpp"
+#include "pg/server.hpp"
+
+namespace pgjobs {
+
+struct Relations {
+    Oid schema;
+    Oid owner; // of the extension's tables: whom privileged sections run as
+    Oid job;
+    Oid history;
+    Oid queue;
+    Oid job_id_seq;
+    Oid queue_id_seq;
+};
+
+// 42704 where the extension is not installed.
+const Relations *relations();
+bool extension_exists();
+
+enum class Notify : int8_t { off, wakeup, events };
+
+// Bits of pgjobs.acl.rights.
+enum Right : int32 { produce = 1, work = 2, operate = 4, monitor = 8, own = 16, all_rights = 31 };
+
+struct Grant {
+    Oid role;
+    int32 rights;
+    bool named; // the role still has the name that the right was granted to
+};
+
+// A queue as last committed (or as this transaction left it). Good until the end of the transaction,
+// though perhaps not the newest then. Times in microseconds.
+struct Queue {
+    int32 id;
+    char name[core::longest_name + 1];
+    bool paused;
+    bool home; // false: quarantined
+    bool durable_claims;
+    Notify notify;
+    int32 max_attempts;
+    int32 dead_letter; // queue id, 0 without
+    int64 lease;
+    int64 backoff;
+    int64 backoff_max;
+    int64 retention;
+    int64 dead_retention;
+    int16 stage_count;
+    const char **stages; // stages[0] is stage 1
+    int grant_count;
+    const Grant *grants;
+};
+
+// nullptr where there is none. These run SQL on first use.
+const Queue *find_queue(const char *name);
+const Queue *find_queue(int32 id);
+
+// 42704 where there is none.
+const Queue *get_queue(const char *name);
+
+// Number of the stage; 0 for a nullptr; 42704 for an unknown one.
+int16 stage_number(const Queue *queue, const char *stage);
+inline const char *stage_name(const Queue *queue, int16 number) {
+    return number >= 1 && number <= queue->stage_count ? queue->stages[number - 1] : "?";
+}
+
+// Whether the current user has any of the rights.
+bool has_right(const Queue *queue, int32 rights);
+// 42501 without.
+void require_right(const Queue *queue, Right right);
+bool is_administrator(); // a superuser or the extension's owner
+void require_administrator(const char *what);
+const char *right_name(Right right);
+
+// PJ004 for a queue that is not at home; its hint names pgjobs.resume().
+void require_home(const Queue *queue);
+
+// Installs the invalidation callbacks; once per process.
+void watch_catalog();
+
+constexpr int errcode_lease_lost = MAKE_SQLSTATE('P', 'J', '0', '0', '1');
+constexpr int errcode_quarantined = MAKE_SQLSTATE('P', 'J', '0', '0', '4');
+
+} // namespace pgjobs

@@ -1,0 +1,466 @@
+#include "changes.hpp"
+
+#include "catalog.hpp"
+#include "lease.hpp"
+#include "notify.hpp"
+#include "prepared.hpp"
+#include "presence.hpp"
+#include "shared.hpp"
+#include "wait.hpp"
+
+namespace pgjobs::changes {
+
+using core::State;
+
+core::State final_state = State::ready;
+
+// ---- what is kept ----
+// Entries carry the nesting level of the subtransaction that made them. Those of a level stand
+// together at the end, so that its abort cuts them off and its commit hands them to its parent.
+
+struct QueueTally {
+    int level;
+    int32 queue;
+    int16 stage;
+    bool touched; // something happened that a listener wants to know
+    bool resync;  // more happened than can be told
+    int64 ready, enqueued, completed, dead, cancelled;
+};
+struct EventEntry {
+    int level;
+    Event event;
+};
+struct LeaseEntry {
+    int level;
+    bool ended;
+    Lease lease;
+};
+struct FinishedEntry {
+    int level;
+    int32 queue;
+    int64 job;
+};
+
+// A growing array in TopTransactionContext.
+template <class T> struct Entries {
+    T *data;
+    int count;
+    int space;
+};
+
+constexpr int most_events = 1000;   // per transaction and queue; then one resync
+constexpr int most_leases = 20000;  // then the worker looks at the table
+constexpr int most_finished = 256;  // then everybody who awaits is woken
+
+struct Pending {
+    bool any;
+    bool everything;
+    bool holds;           // a session lease was taken
+    bool finished_lost;   // finished does not list all
+    bool leases_lost;     // leases does not list all
+    bool rescan;          // of databases
+    bool dropped;         // the extension
+    bool installed;       // the extension
+    Oid dropped_database;
+    TimestampTz next_due;
+    Database *database;
+    Entries<QueueTally> queues;
+    Entries<EventEntry> events;
+    Entries<LeaseEntry> leases;
+    Entries<FinishedEntry> finished;
+    // Claims that need not wait for the disk.
+    bool claimed;
+    bool durable;
+    XLogRecPtr claims_end;
+};
+static Pending pending;
+
+static void forget() {
+    pending = {};
+    pending.next_due = never;
+    final_state = State::ready;
+}
+
+static void begin() {
+    if (!pending.any) {
+        forget();
+        pending.any = true;
+    }
+    if (pending.database == nullptr)
+        pending.database = this_database();
+}
+
+template <class T> static T *append(Entries<T> *entries) {
+    if (entries->count == entries->space) {
+        int space = entries->space == 0 ? 16 : entries->space * 2;
+        Size size = sizeof(T) * space;
+        entries->data = static_cast<T *>(
+            entries->data == nullptr
+                ? MemoryContextAllocHuge(TopTransactionContext, size)
+                : repalloc_huge(entries->data, size));
+        entries->space = space;
+    }
+    T *entry = &entries->data[entries->count++];
+    *entry = {};
+    entry->level = GetCurrentTransactionNestLevel();
+    return entry;
+}
+
+template <class T> static void cut(Entries<T> *entries, int level) {
+    while (entries->count > 0 && entries->data[entries->count - 1].level >= level)
+        entries->count--;
+}
+
+template <class T> static void hand_up(Entries<T> *entries, int level) {
+    for (int i = entries->count; i > 0 && entries->data[i - 1].level >= level; i--)
+        entries->data[i - 1].level = level - 1;
+}
+
+static QueueTally *find_tally(int32 queue, int16 stage, int level, int before) {
+    for (int i = before; i > 0; i--) {
+        QueueTally *tally = &pending.queues.data[i - 1];
+        if (tally->queue == queue && tally->stage == stage && tally->level == level)
+            return tally;
+    }
+    return nullptr;
+}
+
+static QueueTally *tally_of(int32 queue, int16 stage) {
+    QueueTally *tally = find_tally(queue, stage, GetCurrentTransactionNestLevel(),
+                                   pending.queues.count);
+    if (tally == nullptr) {
+        tally = append(&pending.queues);
+        tally->queue = queue;
+        tally->stage = stage;
+    }
+    return tally;
+}
+
+// Tallies of a committed subtransaction join their parent's, so that loops of savepoints stay small.
+static void merge_tallies(int level) {
+    int kept = pending.queues.count;
+    while (kept > 0 && pending.queues.data[kept - 1].level >= level)
+        kept--;
+    for (int i = kept; i < pending.queues.count; i++) {
+        QueueTally child = pending.queues.data[i];
+        QueueTally *parent = find_tally(child.queue, child.stage, level - 1, kept);
+        if (parent == nullptr) {
+            child.level = level - 1;
+            pending.queues.data[kept++] = child;
+            continue;
+        }
+        parent->touched |= child.touched;
+        parent->resync |= child.resync;
+        parent->ready += child.ready;
+        parent->enqueued += child.enqueued;
+        parent->completed += child.completed;
+        parent->dead += child.dead;
+        parent->cancelled += child.cancelled;
+    }
+    pending.queues.count = kept;
+}
+
+// ---- taking notes ----
+
+static void note_due(TimestampTz at) { pending.next_due = Min(pending.next_due, at); }
+
+static void note_event(const Facts &facts, State state) {
+    const Queue *queue = find_queue(facts.queue);
+    if (queue == nullptr || !queue->home || queue->notify == Notify::off)
+        return;
+    QueueTally *tally = tally_of(facts.queue, facts.stage);
+    tally->touched |= queue->notify == Notify::wakeup && state == State::ready;
+    if (queue->notify != Notify::events || tally->resync)
+        return;
+    if (pending.events.count >= most_events) {
+        tally->resync = true;
+        return;
+    }
+    EventEntry *entry = append(&pending.events);
+    entry->event = {facts.id,      GetCurrentTimestamp(), facts.queue, facts.rev,
+                    facts.attempt, facts.stage,           state};
+}
+
+static void note_lease(const Facts &facts, bool ended) {
+    if (pending.leases.count >= most_leases) {
+        pending.leases_lost = true;
+        return;
+    }
+    LeaseEntry *entry = append(&pending.leases);
+    entry->ended = ended;
+    entry->lease = {{facts.id, MyDatabaseId, 0}, facts.lease_expires_at, facts.hold_session};
+}
+
+// What holds for a row whichever way it got there.
+static void note_state(const Facts &now) {
+    if (now.state == State::ready)
+        tally_of(now.queue, now.stage)->ready++;
+    if (now.state == State::scheduled)
+        note_due(now.due_at);
+    if (now.state != State::running)
+        note_due(now.expires_at);
+    if (now.state == State::running) {
+        note_lease(now, false);
+        note_due(now.lease_expires_at);
+    }
+}
+
+void added(const Facts &now) {
+    begin();
+    tally_of(now.queue, now.stage)->enqueued++;
+    note_state(now);
+    note_event(now, now.state);
+}
+
+void changed(const Facts &before, const Facts &now) {
+    begin();
+    if (before.state == State::running && now.state != State::running)
+        note_lease(before, true);
+    // A row that stays ready is told too: whoever passed it while it was locked must look again.
+    note_state(now);
+    if (before.rev != now.rev)
+        note_event(now, now.state);
+}
+
+static void note_finished(const Facts &before) {
+    if (pending.finished.count >= most_finished) {
+        pending.finished_lost = true;
+        return;
+    }
+    FinishedEntry *entry = append(&pending.finished);
+    entry->queue = before.queue;
+    entry->job = before.id;
+}
+
+void removed(const Facts &before, State final) {
+    begin();
+    if (before.state == State::running)
+        note_lease(before, true);
+    QueueTally *tally = tally_of(before.queue, before.stage);
+    if (!core::is_final(final)) {
+        tally->resync = true;
+        return;
+    }
+    tally->completed += final == State::completed;
+    tally->dead += final == State::dead;
+    tally->cancelled += final == State::cancelled;
+    note_finished(before);
+    Facts now = before;
+    now.rev++;
+    note_event(now, final);
+}
+
+void everything_changed() {
+    begin();
+    pending.everything = true;
+}
+
+void wake_queue(int32 queue) {
+    begin();
+    tally_of(queue, 0)->ready += shared->procs;
+}
+
+void holds_session_lease() {
+    begin();
+    pending.holds = true;
+}
+
+void rescan_databases() {
+    begin();
+    pending.rescan = true;
+}
+
+void extension_dropped() {
+    begin();
+    pending.dropped = true;
+}
+
+void extension_installed() {
+    begin();
+    pending.installed = true;
+}
+
+void database_dropped(Oid database) {
+    begin();
+    pending.dropped_database = database;
+}
+
+// ---- claims that do not wait for the disk ----
+
+void begin_claim(bool durable) {
+    begin();
+    // Written already, and not by claims alone: this commit is as durable as the session says.
+    if (XactLastRecEnd != 0 && (!pending.claimed || XactLastRecEnd != pending.claims_end))
+        pending.durable = true;
+    pending.claimed = true;
+    pending.durable |= durable;
+}
+
+void end_claim() { pending.claims_end = XactLastRecEnd; }
+
+// Whether the transaction wrote only claims is known here and not before: a pipeline or a statement
+// around the claim can write after it.
+static void relax_commit() {
+    if (pending.claimed && !pending.durable && XactLastRecEnd == pending.claims_end &&
+        synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
+        set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+                          GUC_ACTION_LOCAL, true, 0, false);
+}
+
+// ---- telling ----
+
+static void tell_leases(Database *database) {
+    if (pending.leases_lost || pending.everything) {
+        pg_atomic_write_u32(&database->leases_lost, 1);
+        request_work(database, work_rescan);
+        return;
+    }
+    if (pending.leases.count == 0)
+        return;
+    bool complete = true;
+    LWLockAcquire(shared->leases_lock, LW_EXCLUSIVE);
+    for (int i = 0; i < pending.leases.count; i++) {
+        const LeaseEntry *entry = &pending.leases.data[i];
+        if (entry->ended)
+            hash_search(leases, &entry->lease.key, HASH_REMOVE, nullptr);
+        else if (!lease::remember(entry->lease))
+            complete = false;
+    }
+    LWLockRelease(shared->leases_lock);
+    if (!complete)
+        pg_atomic_write_u32(&database->leases_lost, 1);
+}
+
+static void tell_queues(Database *database) {
+    bool send = false;
+    LWLockAcquire(shared->events_lock, LW_EXCLUSIVE);
+    for (int i = 0; i < pending.queues.count; i++) {
+        const QueueTally *tally = &pending.queues.data[i];
+        QueueHints *hints = notify::hints_of(database->oid, tally->queue);
+        if (hints == nullptr) {
+            pg_atomic_write_u32(&database->notify_all, 1);
+            send = true;
+            continue;
+        }
+        hints->wakeup |= tally->touched;
+        hints->resync |= tally->resync;
+        hints->enqueued += tally->enqueued;
+        hints->completed += tally->completed;
+        hints->dead += tally->dead;
+        hints->cancelled += tally->cancelled;
+        send |= tally->touched || tally->resync;
+    }
+    for (int i = 0; i < pending.events.count; i++)
+        notify::put_event(database, pending.events.data[i].event);
+    LWLockRelease(shared->events_lock);
+    if (send || pending.events.count > 0)
+        request_work(database, work_notify);
+}
+
+static void tell_waiters(Database *database) {
+    pg_memory_barrier(); // our rows are visible; now see who waits
+    if (pg_atomic_read_u32(&database->waiters) == 0)
+        return;
+    if (pending.everything || pending.finished_lost) {
+        wait::wake_all(database->oid);
+        return;
+    }
+    for (int i = 0; i < pending.queues.count; i++)
+        if (pending.queues.data[i].ready > 0)
+            wait::wake_some(database->oid, pending.queues.data[i].queue,
+                            pending.queues.data[i].stage, pending.queues.data[i].ready);
+    for (int i = 0; i < pending.finished.count; i++)
+        wait::wake_awaiting(database->oid, pending.finished.data[i].job);
+}
+
+static void tell_catalog(Database *database) {
+    if (pending.dropped_database != InvalidOid)
+        presence::database_gone(pending.dropped_database);
+    if (pending.dropped && database != nullptr)
+        presence::extension_gone(database);
+    if (pending.installed && database != nullptr)
+        presence::extension_came(database);
+    if (pending.rescan || pending.installed) {
+        pg_atomic_write_u32(&shared->rescan, 1);
+        wake_process(pg_atomic_read_u32(&shared->launcher));
+    }
+}
+
+static void tell() {
+    Database *database = pending.database;
+    tell_catalog(database);
+    if (database == nullptr)
+        return; // no place in shared memory: pgjobs.max_databases
+    tell_waiters(database);
+    tell_leases(database);
+    tell_queues(database);
+    if (pending.everything) {
+        pg_atomic_write_u32(&database->notify_all, 1);
+        request_work(database, work_notify | work_rescan);
+    }
+    if (pending.next_due != never)
+        lower_next_due(database, pending.next_due);
+}
+
+// ---- callbacks ----
+
+static void at_transaction(XactEvent event, void *) {
+    if (event == XACT_EVENT_ABORT)
+        wait::leave();
+    if (!pending.any) {
+        if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+            presence::release();
+        return;
+    }
+    switch (event) {
+    case XACT_EVENT_PRE_COMMIT:
+        relax_commit();
+        break;
+    case XACT_EVENT_PRE_PREPARE:
+        if (pending.holds)
+            ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                    errmsg("cannot prepare a transaction that holds jobs for this session"),
+                    errhint("Claim with a lease instead of hold => true."));
+        prepared::pin(pending.database); // before COMMIT PREPARED can be
+        break;
+    case XACT_EVENT_PREPARE:
+        forget(); // the pin speaks for it
+        break;
+    case XACT_EVENT_COMMIT:
+        tell();
+        presence::release();
+        forget();
+        break;
+    case XACT_EVENT_ABORT:
+        presence::release();
+        forget();
+        break;
+    default:
+        break;
+    }
+}
+
+static void at_subtransaction(SubXactEvent event, SubTransactionId, SubTransactionId, void *) {
+    if (!pending.any)
+        return;
+    int level = GetCurrentTransactionNestLevel();
+    if (event == SUBXACT_EVENT_ABORT_SUB) {
+        cut(&pending.queues, level);
+        cut(&pending.events, level);
+        cut(&pending.leases, level);
+        cut(&pending.finished, level);
+        final_state = State::ready;
+    } else if (event == SUBXACT_EVENT_COMMIT_SUB) {
+        merge_tallies(level);
+        hand_up(&pending.events, level);
+        hand_up(&pending.leases, level);
+        hand_up(&pending.finished, level);
+    }
+}
+
+void watch_transactions() {
+    RegisterXactCallback(at_transaction, nullptr);
+    RegisterSubXactCallback(at_subtransaction, nullptr);
+}
+
+} // namespace pgjobs::changes

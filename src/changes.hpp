@@ -1,0 +1,63 @@
+// What the current transaction did to jobs, collected by the row trigger and told to shared memory
+// when it commits: who must be woken, notified, reaped, and when. Nothing is told on rollback, of
+// the transaction or of a savepoint.
+//
+// Everything that the callbacks need is allocated while the rows are changed. The callbacks allocate
+// nothing, raise nothing, log nothing, hold one lock at a time, and return at once when the
+// transaction touched nothing.
+#pragma once
+
+#include "core/state.hpp"
+#include "pg/server.hpp"
+
+namespace pgjobs::changes {
+
+// A version of a job, as the row trigger sees it.
+struct Facts {
+    int64 id;
+    int32 queue;
+    int32 rev;
+    int32 attempt;
+    int16 stage;
+    core::State state;
+    TimestampTz due_at;
+    TimestampTz lease_expires_at; // never without one
+    TimestampTz expires_at;       // never without one
+    int64 hold_session;           // 0 without
+};
+
+void added(const Facts &now);
+void changed(const Facts &before, const Facts &now);
+// A row has left the table: finished, if `final` is a final state; else removed without a trace.
+void removed(const Facts &before, core::State final);
+
+// All rows may have changed.
+void everything_changed();
+
+// Wakes the waiters of the queue at commit (a pause ended, a stage came).
+void wake_queue(int32 queue);
+
+// A session lease was taken in this transaction: it cannot be prepared.
+void holds_session_lease();
+
+// A claim is about to write, or has written: while a transaction has written nothing else, its
+// commit need not wait for the disk. See durable_claims.
+void begin_claim(bool durable);
+void end_claim();
+
+// At commit: tells the launcher to look for databases.
+void rescan_databases();
+// At commit: the extension has gone from this database.
+void extension_dropped();
+// At commit: the database has gone.
+void database_dropped(Oid database);
+// At commit: the extension has come to this database.
+void extension_installed();
+
+// The state in which removed rows end, for the trigger; reset at the end of the transaction.
+extern core::State final_state;
+
+// Installs the callbacks; once per process.
+void watch_transactions();
+
+} // namespace pgjobs::changes

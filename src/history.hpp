@@ -1,0 +1,42 @@
+// Finished jobs: daily partitions by the time until which they are kept.
+#pragma once
+
+#include "catalog.hpp"
+#include "store.hpp"
+
+namespace pgjobs::history {
+
+// A completed job's receipt is kept this long at least, so that a repeated complete is understood.
+constexpr int64 shortest_receipt = 10 * USECS_PER_MINUTE;
+
+// Moves finished jobs out of the live table. Keeps the partition open that it wrote to last.
+struct Archive {
+    store::Table *leaf;
+    TimestampTz leaf_start; // of the open leaf
+};
+
+// How a job ended.
+struct Ending {
+    core::State state;
+    TimestampTz at;
+    bool has_result; // false: the result of the stage before stays
+    bool result_null;
+    Datum result;
+    const char *error;   // nullptr: the error of the last attempt stays
+    Datum attempts;      // 0: as they are
+    int64 done_token;    // 0: as it is
+};
+
+// Writes the locked job `found` into history as ended and removes it from the live table. Open the
+// archive with {} and close it after the last job, before the table of jobs.
+void finish(Archive *archive, store::Table *jobs, const Queue *queue, const Ending &ending);
+void close(Archive *archive);
+
+// Makes the partitions that jobs of this retention need within a week. Inside as_owner.
+void prepare_partitions(int64 retention, TimestampTz now);
+
+// The worker's duty: makes partitions for all queues of this home, drops those whose day has passed
+// where nobody reads them. `next` is lowered to when it should run again.
+int64 keep(TimestampTz now, TimestampTz *next);
+
+} // namespace pgjobs::history

@@ -1,0 +1,12 @@
+-- Nothing is for everybody; pg_monitor sees the views.
+
+REVOKE ALL ON ALL TABLES IN SCHEMA pgjobs FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgjobs FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA pgjobs FROM PUBLIC;
+REVOKE ALL ON TYPE pgjobs.claimed_job FROM PUBLIC;
+REVOKE ALL ON TYPE pgjobs.job_details FROM PUBLIC;
+
+GRANT USAGE ON SCHEMA pgjobs TO pg_monitor;
+GRANT SELECT ON pgjobs.jobs, pgjobs.attempts, pgjobs.stages, pgjobs.queues, pgjobs.workers TO pg_monitor;
+GRANT EXECUTE ON FUNCTION pgjobs._visible_queues(text), pgjobs._queue_counters(integer),
+    pgjobs.version() TO pg_monitor;

@@ -1,0 +1,206 @@
+// The launcher: learns which databases have the extension and starts a worker where something is
+// due. It connects to the shared catalogs only and runs no SQL.
+#include "process.hpp"
+#include "settings.hpp"
+#include "shared.hpp"
+
+namespace pgjobs::process {
+
+constexpr TimestampTz head_start = USECS_PER_SEC; // a worker starts this long before it is needed
+constexpr int64 longest_retry = 60 * USECS_PER_SEC;
+
+// ---- databases ----
+
+static bool is_listed(const char *name) {
+    if (settings::databases == nullptr || settings::databases[0] == '\0')
+        return true;
+    char *raw = pstrdup(settings::databases);
+    List *names;
+    if (!SplitIdentifierString(raw, ',', &names))
+        return false;
+    ListCell *cell;
+    foreach (cell, names)
+        if (strcmp(static_cast<char *>(lfirst(cell)), name) == 0)
+            return true;
+    return false;
+}
+
+static void forget_missing(List *present) {
+    for (int i = 0; i < settings::max_databases; i++) {
+        Oid oid = databases[i].oid;
+        if (!OidIsValid(oid) || list_member_oid(present, oid))
+            continue;
+        pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
+            if (databases[i].oid == oid)
+                databases[i].oid = InvalidOid;
+        });
+    }
+}
+
+// Gives every database a place; a worker will look into the new ones.
+static void list_databases() {
+    List *present = NIL;
+    Relation relation = table_open(DatabaseRelationId, AccessShareLock);
+    TableScanDesc scan = table_beginscan_catalog(relation, 0, nullptr);
+    while (HeapTuple tuple = heap_getnext(scan, ForwardScanDirection)) {
+        auto *row = reinterpret_cast<Form_pg_database>(GETSTRUCT(tuple));
+        if (row->datallowconn && !row->datistemplate && is_listed(NameStr(row->datname)))
+            present = lappend_oid(present, row->oid);
+    }
+    table_endscan(scan);
+    table_close(relation, AccessShareLock);
+    forget_missing(present);
+    ListCell *cell;
+    foreach (cell, present)
+        if (find_or_add_database(lfirst_oid(cell)) == nullptr) {
+            ereport(LOG, errmsg("pgjobs looks after %d databases and cannot take more",
+                                settings::max_databases),
+                    errhint("Raise pgjobs.max_databases or list databases in pgjobs.databases."));
+            break;
+        }
+}
+
+// ---- starting workers ----
+
+static bool start_worker(const Database *database) {
+    BackgroundWorker worker{};
+    worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+    worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+    worker.bgw_restart_time = BGW_NEVER_RESTART;
+    worker.bgw_main_arg = ObjectIdGetDatum(database->oid);
+    worker.bgw_notify_pid = MyProcPid;
+    strlcpy(worker.bgw_library_name, "pgjobs", sizeof(worker.bgw_library_name));
+    strlcpy(worker.bgw_function_name, "pgjobs_worker_main", sizeof(worker.bgw_function_name));
+    snprintf(worker.bgw_name, BGW_MAXLEN, "pgjobs worker for database %u", database->oid);
+    strlcpy(worker.bgw_type, "pgjobs worker", sizeof(worker.bgw_type));
+    return RegisterDynamicBackgroundWorker(&worker, nullptr);
+}
+
+// Each start that comes to nothing doubles the wait before the next.
+static TimestampTz retry_time(int failures, TimestampTz now) {
+    int64 wait = 100 * 1000;
+    for (int i = 0; i < failures && wait < longest_retry; i++)
+        wait *= 2;
+    return now + Min(wait, longest_retry);
+}
+
+static bool needs_worker(const Database *database, TimestampTz now, TimestampTz *next) {
+    if (!OidIsValid(database->oid) || database->held_by != 0 ||
+        (database->probed && !database->installed) ||
+        pg_atomic_read_u32(const_cast<pg_atomic_uint32 *>(&database->worker_pid)) != 0)
+        return false;
+    auto due = static_cast<TimestampTz>(
+        pg_atomic_read_u64(const_cast<pg_atomic_uint64 *>(&database->next_due)));
+    bool wanted = !database->probed || due - head_start <= now ||
+                  pg_atomic_read_u32(const_cast<pg_atomic_uint32 *>(&database->work)) != 0;
+    if (!wanted) {
+        *next = due == never ? *next : Min(*next, due - head_start);
+        return false;
+    }
+    if (database->retry_at > now) {
+        *next = Min(*next, database->retry_at);
+        return false;
+    }
+    return true;
+}
+
+static void log_refusal(TimestampTz now) {
+    static TimestampTz last;
+    if (now - last < 60 * USECS_PER_SEC)
+        return;
+    last = now;
+    ereport(LOG, errmsg("pgjobs could not start a worker: all background worker slots are in use"),
+            errhint("Raise max_worker_processes."));
+}
+
+// Starts what is needed; returns when to look again. A start that has not shown up by retry_at is
+// tried again. Databases that nobody has looked into yet come one at a time.
+static TimestampTz start_workers(TimestampTz now) {
+    TimestampTz next = never;
+    bool probing = false;
+    for (int i = 0; i < settings::max_databases; i++) {
+        Database *database = &databases[i];
+        bool start = pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
+            if (!needs_worker(database, now, &next) || (probing && !database->probed))
+                return false;
+            probing |= !database->probed;
+            database->retry_at = retry_time(database->failures++, now);
+            next = Min(next, database->retry_at);
+            return true;
+        });
+        if (start && !start_worker(database))
+            log_refusal(now);
+    }
+    return next;
+}
+
+// ---- the loop ----
+
+static void leave(int, Datum) { pg_atomic_write_u32(&shared->launcher, 0); }
+
+static TimestampTz turn() {
+    if (pg_atomic_exchange_u32(&shared->rescan, 0) != 0) {
+        pg::Failure failure;
+        if (!pg::try_transaction("pgjobs: listing databases", [] { list_databases(); }, &failure)) {
+            ereport(LOG, errmsg("pgjobs could not list databases: %s", failure.message));
+            pg_atomic_write_u32(&shared->rescan, 1);
+            return GetCurrentTimestamp() + USECS_PER_SEC;
+        }
+    }
+    return start_workers(GetCurrentTimestamp());
+}
+
+static void reload() {
+    ConfigReloadPending = false;
+    ProcessConfigFile(PGC_SIGHUP);
+    pg_atomic_write_u32(&shared->rescan, 1); // pgjobs.databases may have changed
+}
+
+} // namespace pgjobs::process
+
+extern "C" PGDLLEXPORT void pgjobs_launcher_main(Datum);
+
+void pgjobs_launcher_main(Datum) {
+    using namespace pgjobs; // the server calls this by name, outside of any namespace
+    pqsignal(SIGHUP, SignalHandlerForConfigReload);
+    pqsignal(SIGTERM, die);
+    BackgroundWorkerUnblockSignals();
+    on_shmem_exit(process::leave, 0);
+    BackgroundWorkerInitializeConnection(nullptr, nullptr, 0);
+    pg_atomic_write_u32(&shared->launcher, static_cast<uint32>(pg::my_procno()) + 1);
+    pg_atomic_write_u32(&shared->rescan, 1);
+    MemoryContext context =
+        AllocSetContextCreate(TopMemoryContext, "pgjobs launcher", ALLOCSET_DEFAULT_SIZES);
+    for (;;) {
+        ResetLatch(MyLatch);
+        CHECK_FOR_INTERRUPTS();
+        if (ConfigReloadPending)
+            process::reload();
+        MemoryContextSwitchTo(context);
+        TimestampTz next = process::turn();
+        MemoryContextReset(context);
+        long wait = -1;
+        int flags = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
+        if (next != never) {
+            wait = Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next), 3600 * 1000L);
+            flags |= WL_TIMEOUT;
+        }
+        WaitLatch(MyLatch, flags, wait, PG_WAIT_EXTENSION);
+    }
+}
+
+namespace pgjobs::process {
+
+void register_launcher() {
+    BackgroundWorker worker{};
+    worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+    worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+    worker.bgw_restart_time = 1; // second
+    strlcpy(worker.bgw_library_name, "pgjobs", sizeof(worker.bgw_library_name));
+    strlcpy(worker.bgw_function_name, "pgjobs_launcher_main", sizeof(worker.bgw_function_name));
+    strlcpy(worker.bgw_name, "pgjobs launcher", sizeof(worker.bgw_name));
+    strlcpy(worker.bgw_type, "pgjobs launcher", sizeof(worker.bgw_type));
+    RegisterBackgroundWorker(&worker);
+}
+
+} // namespace pgjobs::process

@@ -1,0 +1,243 @@
+#include "lease.hpp"
+
+#include "changes.hpp"
+#include "life.hpp"
+#include "pg/function.hpp"
+#include "pg/spi.hpp"
+
+namespace pgjobs::lease {
+
+using store::Col;
+
+constexpr int batch = 500;
+
+// ---- the list ----
+
+bool remember(const Lease &lease) {
+    auto *entry =
+        static_cast<Lease *>(hash_search(leases, &lease.key, HASH_ENTER_NULL, nullptr));
+    if (entry == nullptr)
+        return false;
+    entry->expires_at = lease.expires_at;
+    entry->session = lease.session;
+    return true;
+}
+
+void forget_all(Oid database) {
+    LWLockAcquire(shared->leases_lock, LW_EXCLUSIVE);
+    HASH_SEQ_STATUS scan;
+    hash_seq_init(&scan, leases);
+    while (auto *lease = static_cast<Lease *>(hash_seq_search(&scan)))
+        if (lease->key.database == database)
+            hash_search(leases, &lease->key, HASH_REMOVE, nullptr);
+    LWLockRelease(shared->leases_lock);
+}
+
+// ---- sessions that hold jobs ----
+
+static bool exit_watched;
+
+// Runs after the rollback of whatever was open, so that the rows are free when the worker looks.
+static void session_ends(int, Datum) {
+    pg_atomic_write_u64(&holders[pg::my_procno()], 0);
+    Database *database = this_database();
+    if (database != nullptr)
+        request_work(database, work_sessions);
+}
+
+int64 this_session() {
+    pg_atomic_uint64 *holder = &holders[pg::my_procno()];
+    if (pg_atomic_read_u64(holder) == 0)
+        pg_atomic_write_u64(holder, pg_atomic_fetch_add_u64(&shared->sessions, 1) + 1);
+    if (!exit_watched) {
+        on_shmem_exit(session_ends, 0);
+        exit_watched = true;
+    }
+    return static_cast<int64>(pg_atomic_read_u64(holder));
+}
+
+void end_session() {
+    if (exit_watched && pg_atomic_read_u64(&holders[pg::my_procno()]) != 0)
+        session_ends(0, 0);
+}
+
+int64 this_epoch() { return shared->epoch; }
+
+static bool is_alive(int64 session) {
+    for (int i = 0; i < shared->procs; i++)
+        if (static_cast<int64>(pg_atomic_read_u64(&holders[i])) == session)
+            return true;
+    return false;
+}
+
+bool is_over(TimestampTz lease_expires_at, int64 hold_epoch, int64 hold_session, TimestampTz now) {
+    if (lease_expires_at <= now)
+        return true;
+    return hold_session != 0 && (hold_epoch != this_epoch() || !is_alive(hold_session));
+}
+
+// ---- finding ----
+
+struct Candidates {
+    int64 ids[batch];
+    int count;
+    bool more;
+};
+
+static int compare_ids(const void *a, const void *b) {
+    int64 x = *static_cast<const int64 *>(a);
+    int64 y = *static_cast<const int64 *>(b);
+    return x < y ? -1 : x > y ? 1 : 0;
+}
+
+// From the list: no row is read that need not be.
+static void find_in_list(Candidates *found, TimestampTz now, TimestampTz *next) {
+    LWLockAcquire(shared->leases_lock, LW_SHARED);
+    HASH_SEQ_STATUS scan;
+    hash_seq_init(&scan, leases);
+    while (auto *lease = static_cast<Lease *>(hash_seq_search(&scan))) {
+        if (lease->key.database != MyDatabaseId)
+            continue;
+        bool over = lease->expires_at <= now || (lease->session != 0 && !is_alive(lease->session));
+        if (!over)
+            *next = Min(*next, lease->expires_at);
+        else if (found->count == batch)
+            found->more = true;
+        else
+            found->ids[found->count++] = lease->key.job;
+    }
+    LWLockRelease(shared->leases_lock);
+}
+
+static constinit pg::Statement select_running{
+    "SELECT j.id, j.lease_expires_at, j.hold_epoch, j.hold_session FROM pgjobs.job j "
+    "JOIN pgjobs.queue q ON q.id = j.queue_id "
+    "JOIN pgjobs.home h ON h.id = q.home AND h.database = $1 "
+    "WHERE j.waiting = 0 AND j.token IS NOT NULL",
+    {OIDOID},
+    nullptr};
+
+static int64 optional_at(uint64 row, int column, int64 absent) {
+    return pg::is_null(row, column) ? absent : pg::int64_at(row, column);
+}
+
+// From the table: every running job, wherever it is. Fills the list again on the way.
+static void find_in_table(Candidates *found, TimestampTz now, TimestampTz *next, bool *complete) {
+    uint64 count = pg::run(&select_running, pg::oid_value(MyDatabaseId));
+    for (uint64 i = 0; i < count; i++) {
+        int64 id = pg::int64_at(i, 1);
+        TimestampTz expires = optional_at(i, 2, never);
+        int64 session = optional_at(i, 4, 0);
+        if (is_over(expires, optional_at(i, 3, 0), session, now)) {
+            if (found->count == batch)
+                found->more = true;
+            else
+                found->ids[found->count++] = id;
+            continue;
+        }
+        *next = Min(*next, expires);
+        Lease lease = {{id, MyDatabaseId, 0}, expires, session};
+        *complete &= pg::locked(shared->leases_lock, LW_EXCLUSIVE, [&] { return remember(lease); });
+    }
+}
+
+// ---- reaping ----
+
+static void drop_entry(int64 id) {
+    LeaseKey key = {id, MyDatabaseId, 0};
+    pg::locked(shared->leases_lock, LW_EXCLUSIVE,
+               [&] { hash_search(leases, &key, HASH_REMOVE, nullptr); });
+}
+
+// The list may name a job that is not running any more, or whose lease was renewed.
+static void correct_entry(store::Table *jobs, int64 id) {
+    if (!store::has(jobs, Col::token)) {
+        drop_entry(id);
+        return;
+    }
+    Lease lease = {{id, MyDatabaseId, 0},
+                   store::get_int64(jobs, Col::lease_expires_at, never),
+                   store::get_int64(jobs, Col::hold_session, 0)};
+    pg::locked(shared->leases_lock, LW_EXCLUSIVE, [&] { remember(lease); });
+}
+
+static bool reap_row(store::Table *jobs, history::Archive *archive, int64 id, TimestampTz now) {
+    TimestampTz expires = store::get_int64(jobs, Col::lease_expires_at, never);
+    const Queue *queue = find_queue(store::get_int32(jobs, Col::queue_id));
+    if (queue == nullptr || !queue->home) {
+        drop_entry(id);
+        return false;
+    }
+    if (!store::has(jobs, Col::token) ||
+        !is_over(expires, store::get_int64(jobs, Col::hold_epoch, 0),
+                 store::get_int64(jobs, Col::hold_session, 0), now)) {
+        correct_entry(jobs, id);
+        return false;
+    }
+    life::Failure failure{};
+    failure.outcome = "expired";
+    failure.error = expires <= now ? "the lease expired" : "the session of the worker ended";
+    failure.retry = true;
+    life::fail(jobs, archive, queue, failure, now);
+    return true;
+}
+
+// Rows that somebody has locked are left for the next time.
+static int64 reap_rows(const Candidates &found, TimestampTz now, TimestampTz *next) {
+    return store::with_jobs([&](store::Table *jobs) {
+        history::Archive archive{};
+        int64 reaped = 0;
+        for (int i = 0; i < found.count; i++) {
+            int64 id = found.ids[i];
+            if (store::find(jobs, id, LockWaitSkip))
+                reaped += reap_row(jobs, &archive, id, now);
+            else if (jobs->busy)
+                *next = Min(*next, GetCurrentTimestamp() + 20 * 1000);
+            else
+                drop_entry(id);
+        }
+        history::close(&archive);
+        return reaped;
+    });
+}
+
+int64 reap(TimestampTz now, bool *more, TimestampTz *next) {
+    Database *database = this_database();
+    auto *found = static_cast<Candidates *>(palloc0(sizeof(Candidates)));
+    bool scan = database == nullptr || pg_atomic_exchange_u32(&database->leases_lost, 0) != 0;
+    if (scan) {
+        bool complete = true;
+        pg::as_owner([&] { find_in_table(found, now, next, &complete); });
+        if (database != nullptr && (!complete || found->more))
+            pg_atomic_write_u32(&database->leases_lost, 1);
+    } else {
+        find_in_list(found, now, next);
+    }
+    *more = found->more;
+    if (found->count == 0)
+        return 0;
+    qsort(found->ids, found->count, sizeof(int64), compare_ids);
+    return reap_rows(*found, now, next);
+}
+
+// pgjobs._reap(now timestamptz) -> bigint
+PGJOBS_FUNCTION(_reap) {
+    pg::require_writable("pgjobs._reap()");
+    require_administrator("run pgjobs' duties");
+    TimestampTz now = pg::finite(DatumGetTimestampTz(pg::required(fcinfo, 0, "now")), "now");
+    int64 total = 0;
+    bool more = true;
+    while (more) {
+        // Exact, with what this transaction did: from the table.
+        auto *found = static_cast<Candidates *>(palloc0(sizeof(Candidates)));
+        TimestampTz next = never;
+        bool complete = true;
+        pg::as_owner([&] { find_in_table(found, now, &next, &complete); });
+        int64 reaped = found->count == 0 ? 0 : reap_rows(*found, now, &next);
+        total += reaped;
+        more = found->more && reaped > 0;
+    }
+    PG_RETURN_INT64(total);
+}
+
+} // namespace pgjobs::lease

@@ -1,0 +1,19 @@
+// Notifications: what committed transactions left in shared memory, sent by the worker. The
+// caller's transaction never executes NOTIFY.
+#pragma once
+
+#include "shared.hpp"
+
+namespace pgjobs::notify {
+
+// The place of a queue's hints, made if need be; nullptr when all are taken. Under the events lock.
+QueueHints *hints_of(Oid database, int32 queue);
+void drop_hints(Oid database, int32 queue); // takes the lock
+
+// Adds an event to the database's ring; a full ring turns into a resync. Under the events lock.
+void put_event(Database *database, const Event &event);
+
+// Sends what waits, at most a batch; true if more is left. In a worker's transaction.
+bool send(Database *database);
+
+} // namespace pgjobs::notify

@@ -1,0 +1,44 @@
+// Module entry.
+#include "catalog.hpp"
+#include "changes.hpp"
+#include "pg/function.hpp"
+#include "presence.hpp"
+#include "process.hpp"
+#include "settings.hpp"
+#include "shared.hpp"
+
+extern "C" {
+PG_MODULE_MAGIC;
+PGDLLEXPORT void _PG_init(void);
+}
+
+namespace pgjobs {
+
+static bool preloaded;
+
+void require_preload() {
+    if (!preloaded)
+        ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                errmsg("pgjobs is not preloaded"),
+                errdetail("It needs shared memory and background workers."),
+                errhint("Add this line to postgresql.conf and restart the server: "
+                        "shared_preload_libraries = 'pgjobs'"));
+}
+
+// pgjobs.version() -> text
+PGJOBS_FUNCTION(version) { PG_RETURN_TEXT_P(cstring_to_text(PGJOBS_VERSION)); }
+
+} // namespace pgjobs
+
+// Quiet outside of preloading: pg_upgrade and the function validator load every library.
+void _PG_init(void) {
+    if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade)
+        return;
+    pgjobs::preloaded = true;
+    pgjobs::settings::define();
+    pgjobs::share_memory();
+    pgjobs::watch_catalog();
+    pgjobs::changes::watch_transactions();
+    pgjobs::presence::watch_commands();
+    pgjobs::process::register_launcher();
+}

@@ -1,0 +1,80 @@
+#include "prepared.hpp"
+
+#include "pg/spi.hpp"
+#include "wait.hpp"
+
+namespace pgjobs::prepared {
+
+static bool add(TransactionId xid, Oid database) {
+    return pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
+        Pin *place = nullptr;
+        for (int i = 0; i < shared->pins; i++) {
+            if (pins[i].xid == xid)
+                return true;
+            if (!TransactionIdIsValid(pins[i].xid) && place == nullptr)
+                place = &pins[i];
+        }
+        if (place != nullptr)
+            *place = {xid, database};
+        return place != nullptr;
+    });
+}
+
+void pin(Database *database) {
+    if (database == nullptr)
+        return;
+    // All pins taken by transactions that are over: drop those first.
+    TransactionId xid = GetTopTransactionId();
+    if (!add(xid, database->oid)) {
+        resolve();
+        if (!add(xid, database->oid))
+            ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                    errmsg("too many prepared transactions with jobs"),
+                    errhint("Raise max_prepared_transactions."));
+    }
+    request_work(database, work_prepared);
+}
+
+// What the callbacks of a transaction would have said is not known any more: look everywhere.
+static void tell_everything(Oid oid) {
+    Database *database = find_database(oid);
+    if (database == nullptr)
+        return;
+    pg_atomic_write_u32(&database->leases_lost, 1);
+    pg_atomic_write_u32(&database->notify_all, 1);
+    wait::wake_all(oid);
+    request_work(database, work_rescan | work_notify);
+}
+
+bool resolve() {
+    bool left = false;
+    for (int i = 0; i < shared->pins; i++) {
+        Pin pin = pg::locked(shared->databases_lock, LW_SHARED, [&] { return pins[i]; });
+        if (!TransactionIdIsValid(pin.xid) || pin.database != MyDatabaseId)
+            continue;
+        if (TransactionIdIsInProgress(pin.xid)) {
+            left = true;
+            continue;
+        }
+        pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
+            if (pins[i].xid == pin.xid)
+                pins[i] = {};
+        });
+        tell_everything(pin.database);
+    }
+    return left;
+}
+
+static constinit pg::Statement select_prepared{
+    "SELECT p.transaction FROM pg_catalog.pg_prepared_xacts p "
+    "WHERE p.database = pg_catalog.current_database()",
+    {},
+    nullptr};
+
+void find_old_ones() {
+    uint64 count = pg::run(&select_prepared);
+    for (uint64 i = 0; i < count; i++)
+        add(DatumGetTransactionId(pg::datum_at(i, 1)), MyDatabaseId);
+}
+
+} // namespace pgjobs::prepared

@@ -1,0 +1,202 @@
+#include "presence.hpp"
+
+#include "catalog.hpp"
+#include "changes.hpp"
+#include "lease.hpp"
+#include "pg/function.hpp"
+#include "prepared.hpp"
+#include "settings.hpp"
+#include "wait.hpp"
+
+namespace pgjobs::presence {
+
+static bool holding; // this backend holds off a worker
+
+void extension_came(Database *database) {
+    pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
+        database->installed = true;
+        database->probed = false;
+    });
+}
+
+void extension_gone(Database *database) {
+    pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
+        database->installed = false;
+        database->probed = true;
+    });
+    pg_atomic_fetch_add_u32(&database->epoch, 1);
+    pg_atomic_write_u64(&database->next_due, never);
+    lease::forget_all(database->oid);
+    wait::wake_all(database->oid);
+    wake_process(pg_atomic_read_u32(&database->worker));
+}
+
+void database_gone(Oid oid) {
+    lease::forget_all(oid);
+    pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
+        for (int i = 0; i < settings::max_databases; i++)
+            if (databases[i].oid == oid) {
+                pg_atomic_fetch_add_u32(&databases[i].epoch, 1);
+                databases[i].installed = false;
+                databases[i].held_by = 0;
+                databases[i].oid = InvalidOid;
+            }
+    });
+}
+
+// ---- holding off ----
+
+// Waits for the worker to leave; it reacts to SIGTERM at its next check for interrupts.
+static void wait_for_exit(Database *database) {
+    for (;;) {
+        uint32 pid = pg_atomic_read_u32(&database->worker_pid);
+        if (pid == 0)
+            return;
+        kill(static_cast<pid_t>(pid), SIGTERM);
+        int events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10,
+                               PG_WAIT_EXTENSION);
+        if (events & WL_LATCH_SET)
+            ResetLatch(MyLatch);
+        CHECK_FOR_INTERRUPTS();
+    }
+}
+
+void hold_off(Oid oid) {
+    Database *database = find_or_add_database(oid);
+    if (database == nullptr)
+        return;
+    pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] { database->held_by = MyProcPid; });
+    holding = true;
+    wait_for_exit(database);
+}
+
+void release() {
+    if (!holding)
+        return;
+    holding = false;
+    pg::locked(shared->databases_lock, LW_EXCLUSIVE, [] {
+        for (int i = 0; i < settings::max_databases; i++)
+            if (databases[i].held_by == MyProcPid)
+                databases[i].held_by = 0;
+    });
+    wake_process(pg_atomic_read_u32(&shared->launcher));
+}
+
+// ---- hooks ----
+
+static object_access_hook_type previous_object_access;
+static ProcessUtility_hook_type previous_utility;
+
+// DROP DATABASE calls this after its permission check and before it counts other sessions.
+static void object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId, void *arg) {
+    if (previous_object_access)
+        previous_object_access(access, classId, objectId, subId, arg);
+    if (access != OAT_DROP)
+        return;
+    if (classId == DatabaseRelationId) {
+        hold_off(objectId);
+        changes::database_dropped(objectId);
+    } else if (classId == ExtensionRelationId && extension_exists() &&
+               objectId == get_extension_oid("pgjobs", true)) {
+        changes::extension_dropped();
+    }
+}
+
+// Anybody may type these commands: only the owner's stop a worker.
+static void hold_off_if_owner(const char *name) {
+    Oid database = get_database_oid(name, true);
+    if (OidIsValid(database) && pg::owns_database(database))
+        hold_off(database);
+}
+
+static const char *template_of(const CreatedbStmt *statement) {
+    ListCell *cell;
+    foreach (cell, statement->options) {
+        auto *option = static_cast<DefElem *>(lfirst(cell));
+        if (strcmp(option->defname, "template") == 0 && option->arg != nullptr)
+            return defGetString(option);
+    }
+    return nullptr;
+}
+
+static void before_utility(Node *statement) {
+    switch (nodeTag(statement)) {
+    case T_CreatedbStmt:
+        if (const char *name = template_of(reinterpret_cast<CreatedbStmt *>(statement))) {
+            Oid database = get_database_oid(name, true);
+            if (OidIsValid(database) && (superuser() || pg::owns_database(database) ||
+                                         pg::is_template_for_me(database)))
+                hold_off(database);
+        }
+        break;
+    case T_AlterDatabaseStmt:
+        hold_off_if_owner(reinterpret_cast<AlterDatabaseStmt *>(statement)->dbname);
+        break;
+    case T_RenameStmt: {
+        auto *rename = reinterpret_cast<RenameStmt *>(statement);
+        if (rename->renameType == OBJECT_DATABASE)
+            hold_off_if_owner(rename->subname);
+        break;
+    }
+    default:
+        break;
+    }
+}
+
+static void after_utility(Node *statement) {
+    switch (nodeTag(statement)) {
+    case T_CreatedbStmt:
+    case T_AlterDatabaseStmt:
+        changes::rescan_databases();
+        break;
+    case T_TransactionStmt: {
+        auto kind = reinterpret_cast<TransactionStmt *>(statement)->kind;
+        if (kind == TRANS_STMT_COMMIT_PREPARED || kind == TRANS_STMT_ROLLBACK_PREPARED)
+            prepared::resolve();
+        break;
+    }
+    case T_DiscardStmt:
+        if (reinterpret_cast<DiscardStmt *>(statement)->target == DISCARD_ALL)
+            lease::end_session();
+        break;
+    default:
+        break;
+    }
+}
+
+static void utility(PlannedStmt *statement, const char *query, bool read_only,
+                    ProcessUtilityContext context, ParamListInfo parameters,
+                    QueryEnvironment *environment, DestReceiver *receiver,
+                    QueryCompletion *completion) {
+    // The statement may be freed by its own execution (ROLLBACK ends the portal's memory).
+    Node *node = statement->utilityStmt;
+    bool watched = IsA(node, CreatedbStmt) || IsA(node, AlterDatabaseStmt) ||
+                   IsA(node, RenameStmt) || IsA(node, DiscardStmt) ||
+                   (IsA(node, TransactionStmt) &&
+                    (reinterpret_cast<TransactionStmt *>(node)->kind ==
+                         TRANS_STMT_COMMIT_PREPARED ||
+                     reinterpret_cast<TransactionStmt *>(node)->kind ==
+                         TRANS_STMT_ROLLBACK_PREPARED));
+    if (watched)
+        before_utility(node);
+    auto next = previous_utility ? previous_utility : standard_ProcessUtility;
+    next(statement, query, read_only, context, parameters, environment, receiver, completion);
+    if (watched)
+        after_utility(node);
+}
+
+void watch_commands() {
+    previous_object_access = object_access_hook;
+    object_access_hook = object_access;
+    previous_utility = ProcessUtility_hook;
+    ProcessUtility_hook = utility;
+}
+
+// pgjobs._installed() -> void
+PGJOBS_FUNCTION(_installed) {
+    require_administrator("install pgjobs");
+    changes::extension_installed();
+    PG_RETURN_VOID();
+}
+
+} // namespace pgjobs::presence

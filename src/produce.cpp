@@ -1,0 +1,398 @@
+// Producing: enqueue, enqueue_many, enqueue_batch.
+#include "life.hpp"
+#include "pg/function.hpp"
+#include "pg/spi.hpp"
+#include "settings.hpp"
+#include "shared.hpp"
+
+namespace pgjobs {
+
+using life::NewJob;
+using store::Col;
+
+enum class OnConflict { keep, replace, error };
+
+static OnConflict parse_on_conflict(const char *text) {
+    if (strcmp(text, "keep") == 0)
+        return OnConflict::keep;
+    if (strcmp(text, "replace") == 0)
+        return OnConflict::replace;
+    if (strcmp(text, "error") == 0)
+        return OnConflict::error;
+    ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+            errmsg("\"%s\" is not a value for \"on_conflict\"", text),
+            errhint("Use keep, replace or error."));
+    pg_unreachable();
+}
+
+// ---- checks ----
+
+static Datum checked_json(Datum json, const char *name) {
+    auto size = static_cast<int64>(toast_raw_datum_size(json)) - VARHDRSZ;
+    if (size > settings::max_payload)
+        ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+                errmsg("the %s of a job is too large", name),
+                errdetail("It has " INT64_FORMAT " bytes; pgjobs.max_payload is %d.", size,
+                          settings::max_payload),
+                errhint("Keep large data elsewhere and name its place in the job."));
+    return PointerGetDatum(PG_DETOAST_DATUM_PACKED(json));
+}
+
+static Datum checked_headers(Datum headers) {
+    if (!JB_ROOT_IS_OBJECT(DatumGetJsonbP(headers)))
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                errmsg("headers must be a JSON object"),
+                errhint("Give an object such as {\"trace\": \"abc\"}."));
+    return checked_json(headers, "headers");
+}
+
+static char *checked_key(Datum key) {
+    char *value = TextDatumGetCString(key);
+    pg::check_text(value, "unique_key", 255);
+    return value;
+}
+
+static int16 checked_priority(int64 priority) {
+    return static_cast<int16>(pg::ranged(priority, "priority", PG_INT16_MIN, PG_INT16_MAX));
+}
+
+static TimestampTz due_time(bool has_run_at, TimestampTz run_at, const Interval *delay,
+                            TimestampTz now) {
+    if (has_run_at && delay != nullptr)
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                errmsg("\"run_at\" and \"delay\" exclude each other"),
+                errhint("Give the time or the delay, not both."));
+    if (has_run_at)
+        return pg::finite(run_at, "run_at");
+    return delay == nullptr ? now : now + pg::microseconds(delay, "delay", 0);
+}
+
+// ---- adding one ----
+
+static constinit pg::Statement insert_unique{
+    "INSERT INTO pgjobs.job (id, due_at, enqueued_at, expires_at, queue_id, attempt, max_attempts, "
+    "rev, stage, priority, waiting, payload, headers, unique_key) "
+    "VALUES ($1, $2, $3, $4, $5, 0, $6, 1, $7, $8, $9, $10, $11, $12) "
+    "ON CONFLICT (queue_id, unique_key) WHERE unique_key IS NOT NULL DO NOTHING",
+    {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, INT4OID, INT2OID, INT2OID,
+     INT2OID, JSONBOID, JSONBOID, TEXTOID},
+    nullptr};
+
+static constinit pg::Statement select_unique{
+    "SELECT j.id FROM pgjobs.job j WHERE j.queue_id = $1 AND j.unique_key = $2",
+    {INT4OID, TEXTOID},
+    nullptr};
+
+// The open job that has the key, as last committed or as this transaction left it; 0 without.
+static int64 holder_of(const NewJob &job) {
+    return pg::as_owner([&]() -> int64 {
+        if (pg::run(&select_unique, pg::value(job.queue->id), pg::value(job.unique_key)) == 0)
+            return 0;
+        return pg::int64_at(0, 1);
+    });
+}
+
+// 0 if another open job has the key. Waits for a transaction that is adding one with it.
+static int64 insert_if_free(const NewJob &job, TimestampTz now) {
+    return pg::as_owner([&]() -> int64 {
+        int64 id = store::next_id(relations()->job_id_seq);
+        bool later = job.due_at > now;
+        pg::Value headers = job.headers != 0 ? pg::value(job.headers) : pg::Value{};
+        pg::Value expires = job.expires_at != never ? pg::value(job.expires_at) : pg::Value{};
+        const pg::Value row[] = {pg::value(id),
+                                 pg::value(job.due_at),
+                                 pg::value(now),
+                                 expires,
+                                 pg::value(job.queue->id),
+                                 pg::value(job.max_attempts),
+                                 pg::value(job.stage),
+                                 pg::value(job.priority),
+                                 pg::value(static_cast<int16>(later ? 1 : 0)),
+                                 pg::value(job.payload),
+                                 headers,
+                                 pg::value(job.unique_key)};
+        return pg::run(&insert_unique, row) == 1 ? id : 0;
+    });
+}
+
+[[noreturn]] static void key_taken(const NewJob &job, int64 holder) {
+    ereport(ERROR, errcode(ERRCODE_UNIQUE_VIOLATION),
+            errmsg("an open job with this unique key exists in queue \"%s\"", job.queue->name),
+            errdetail("Job " INT64_FORMAT " has the key \"%s\".", holder, job.unique_key),
+            errhint("Use on_conflict => 'keep' or 'replace' to go on without an error."));
+    pg_unreachable();
+}
+
+static bool has_key(store::Table *jobs, const NewJob &job) {
+    bool null;
+    Datum key = store::get(jobs, Col::unique_key, &null);
+    return !null && store::get_int32(jobs, Col::queue_id) == job.queue->id &&
+           strcmp(TextDatumGetCString(key), job.unique_key) == 0;
+}
+
+// Updates the waiting job, or takes the key from the running one. False: the holder has gone, or a
+// new job must be added.
+static bool replace_holder(int64 holder, const NewJob &job, TimestampTz now) {
+    return store::with_jobs([&](store::Table *jobs) {
+        if (!store::find(jobs, holder, LockWaitBlock) || !has_key(jobs, job))
+            return false;
+        store::start_row(jobs);
+        bool running = life::state_of(jobs) == core::State::running;
+        if (running) {
+            store::set_null(jobs, Col::unique_key);
+        } else {
+            int16 waiting = job.due_at > now ? 1 : 0;
+            store::set(jobs, Col::payload, job.payload);
+            store::set(jobs, Col::due_at, TimestampTzGetDatum(job.due_at));
+            store::set(jobs, Col::priority, Int16GetDatum(job.priority));
+            store::set(jobs, Col::waiting, Int16GetDatum(waiting));
+            store::set(jobs, Col::rev, Int32GetDatum(store::get_int32(jobs, Col::rev) + 1));
+        }
+        store::update(jobs);
+        return !running;
+    });
+}
+
+// Each turn makes progress or finds that somebody else did.
+static int64 add_unique(const NewJob &job, OnConflict on_conflict, TimestampTz now) {
+    for (;;) {
+        int64 holder = holder_of(job);
+        if (holder != 0 && on_conflict == OnConflict::error)
+            key_taken(job, holder);
+        if (holder != 0 && on_conflict == OnConflict::keep)
+            return holder;
+        if (holder != 0 && replace_holder(holder, job, now))
+            return holder;
+        int64 id = insert_if_free(job, now);
+        if (id != 0)
+            return id;
+        CHECK_FOR_INTERRUPTS();
+    }
+}
+
+// Adds the jobs in order; plain ones share one opening of the table.
+static void add_all(const NewJob *list, int count, const OnConflict *on_conflict, TimestampTz now,
+                    int64 *ids) {
+    for (int i = 0; i < count;) {
+        if (list[i].unique_key != nullptr) {
+            ids[i] = add_unique(list[i], on_conflict[i], now);
+            i++;
+            continue;
+        }
+        i = store::with_jobs([&](store::Table *jobs) {
+            int j = i;
+            for (; j < count && list[j].unique_key == nullptr; j++)
+                ids[j] = life::add(jobs, list[j], now);
+            return j;
+        });
+    }
+}
+
+// Queue and right to produce; keeps the queue from being dropped.
+static const Queue *open_queue(const char *name, const char *verb) {
+    pg::require_writable(verb);
+    const Queue *queue = get_queue(name);
+    require_right(queue, produce);
+    life::lock_queue(queue);
+    return get_queue(name);
+}
+
+static int16 first_stage(const Queue *queue, const char *stage) {
+    return stage == nullptr ? 1 : stage_number(queue, stage);
+}
+
+// pgjobs.enqueue(queue, payload, run_at, delay, priority, max_attempts, unique_key, on_conflict,
+// expires_at, headers, stage) -> bigint
+PGJOBS_FUNCTION(enqueue) {
+    char *name = pg::required_string(fcinfo, 0, "queue");
+    NewJob job{};
+    job.payload = checked_json(pg::required(fcinfo, 1, "payload"), "payload");
+    TimestampTz now = GetCurrentTimestamp();
+    job.due_at = due_time(pg::given(fcinfo, 2), PG_GETARG_TIMESTAMPTZ(2),
+                          pg::given(fcinfo, 3) ? PG_GETARG_INTERVAL_P(3) : nullptr, now);
+    job.priority = checked_priority(pg::required_int64(fcinfo, 4, "priority"));
+    if (pg::given(fcinfo, 5))
+        job.max_attempts =
+            static_cast<int32>(pg::ranged(PG_GETARG_INT64(5), "max_attempts", 1, PG_INT32_MAX));
+    if (pg::given(fcinfo, 6))
+        job.unique_key = checked_key(PG_GETARG_DATUM(6));
+    OnConflict on_conflict = parse_on_conflict(pg::required_string(fcinfo, 7, "on_conflict"));
+    job.expires_at =
+        pg::given(fcinfo, 8) ? pg::finite(PG_GETARG_TIMESTAMPTZ(8), "expires_at") : never;
+    if (pg::given(fcinfo, 9))
+        job.headers = checked_headers(PG_GETARG_DATUM(9));
+    char *stage = pg::optional_string(fcinfo, 10);
+
+    job.queue = open_queue(name, "pgjobs.enqueue()");
+    job.stage = first_stage(job.queue, stage);
+    if (job.max_attempts == 0)
+        job.max_attempts = job.queue->max_attempts;
+    int64 id;
+    add_all(&job, 1, &on_conflict, now, &id);
+    PG_RETURN_INT64(id);
+}
+
+// pgjobs.enqueue_many(queue, payloads[], run_at, delay, priority, max_attempts, unique_keys[],
+// on_conflict, headers[], stage) -> bigint[]
+PGJOBS_FUNCTION(enqueue_many) {
+    char *name = pg::required_string(fcinfo, 0, "queue");
+    pg::Elements payloads = pg::required_elements(fcinfo, 1, "payloads", JSONBOID);
+    TimestampTz now = GetCurrentTimestamp();
+    TimestampTz due_at = due_time(pg::given(fcinfo, 2), PG_GETARG_TIMESTAMPTZ(2),
+                                  pg::given(fcinfo, 3) ? PG_GETARG_INTERVAL_P(3) : nullptr, now);
+    int16 priority = checked_priority(pg::required_int64(fcinfo, 4, "priority"));
+    int64 max_attempts = 0;
+    if (pg::given(fcinfo, 5))
+        max_attempts = pg::ranged(PG_GETARG_INT64(5), "max_attempts", 1, PG_INT32_MAX);
+    pg::Elements keys = pg::elements(fcinfo, 6, "unique_keys", TEXTOID, pg::Nulls::allowed);
+    pg::check_lengths(payloads, "payloads", keys, "unique_keys");
+    OnConflict on_conflict = parse_on_conflict(pg::required_string(fcinfo, 7, "on_conflict"));
+    pg::Elements headers = pg::elements(fcinfo, 8, "headers", JSONBOID, pg::Nulls::allowed);
+    pg::check_lengths(payloads, "payloads", headers, "headers");
+    char *stage = pg::optional_string(fcinfo, 9);
+
+    const Queue *queue = open_queue(name, "pgjobs.enqueue_many()");
+    int count = payloads.count;
+    auto *list = static_cast<NewJob *>(palloc_extended(
+        sizeof(NewJob) * Max(count, 1), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO));
+    auto *modes = static_cast<OnConflict *>(
+        palloc_extended(sizeof(OnConflict) * Max(count, 1), MCXT_ALLOC_HUGE));
+    for (int i = 0; i < count; i++) {
+        NewJob *job = &list[i];
+        job->queue = queue;
+        job->stage = first_stage(queue, stage);
+        job->priority = priority;
+        job->max_attempts = max_attempts > 0 ? static_cast<int32>(max_attempts)
+                                             : queue->max_attempts;
+        job->due_at = due_at;
+        job->expires_at = never;
+        job->payload = checked_json(payloads.data[i], "payload");
+        if (headers.data != nullptr && !headers.nulls[i])
+            job->headers = checked_headers(headers.data[i]);
+        if (keys.data != nullptr && !keys.nulls[i])
+            job->unique_key = checked_key(keys.data[i]);
+        modes[i] = on_conflict;
+    }
+    auto *ids = static_cast<int64 *>(
+        palloc_extended(sizeof(int64) * Max(count, 1), MCXT_ALLOC_HUGE));
+    add_all(list, count, modes, now, ids);
+    PG_RETURN_DATUM(pg::int64_array(ids, count));
+}
+
+// ---- enqueue_batch ----
+
+// A member of a job's object as text, cast by the input function of its type.
+static Datum cast_member(const JsonbValue *value, Oid type) {
+    char *text;
+    if (value->type == jbvString)
+        text = pnstrdup(value->val.string.val, value->val.string.len);
+    else if (value->type == jbvNumeric)
+        text = DatumGetCString(
+            DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
+    else
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                errmsg("a member of a job has the wrong JSON type"),
+                errhint("Give times, intervals and names as strings, numbers as numbers."));
+    Oid input;
+    Oid parameter;
+    getTypeInputInfo(type, &input, &parameter);
+    return OidInputFunctionCall(input, text, parameter, -1);
+}
+
+struct BatchJob {
+    NewJob job;
+    OnConflict on_conflict;
+    bool has_run_at;
+    TimestampTz run_at;
+    Interval *delay;
+};
+
+static void read_member(BatchJob *batch, const char *name, JsonbValue *value, const Queue *queue) {
+    NewJob *job = &batch->job;
+    if (strcmp(name, "payload") == 0) {
+        job->payload = checked_json(JsonbPGetDatum(JsonbValueToJsonb(value)), "payload");
+        return;
+    }
+    if (value->type == jbvNull)
+        return; // as if it were not there
+    if (strcmp(name, "headers") == 0) {
+        job->headers = checked_headers(JsonbPGetDatum(JsonbValueToJsonb(value)));
+    } else if (strcmp(name, "run_at") == 0) {
+        batch->has_run_at = true;
+        batch->run_at = DatumGetTimestampTz(cast_member(value, TIMESTAMPTZOID));
+    } else if (strcmp(name, "delay") == 0) {
+        batch->delay = DatumGetIntervalP(cast_member(value, INTERVALOID));
+    } else if (strcmp(name, "priority") == 0) {
+        job->priority = checked_priority(DatumGetInt64(cast_member(value, INT8OID)));
+    } else if (strcmp(name, "max_attempts") == 0) {
+        job->max_attempts = static_cast<int32>(pg::ranged(
+            DatumGetInt64(cast_member(value, INT8OID)), "max_attempts", 1, PG_INT32_MAX));
+    } else if (strcmp(name, "unique_key") == 0) {
+        job->unique_key = checked_key(cast_member(value, TEXTOID));
+    } else if (strcmp(name, "on_conflict") == 0) {
+        batch->on_conflict =
+            parse_on_conflict(TextDatumGetCString(cast_member(value, TEXTOID)));
+    } else if (strcmp(name, "stage") == 0) {
+        job->stage = stage_number(queue, TextDatumGetCString(cast_member(value, TEXTOID)));
+    } else {
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                errmsg("a job has an unknown member \"%s\"", name),
+                errhint("Members are payload, run_at, delay, priority, max_attempts, unique_key, "
+                        "on_conflict, headers and stage."));
+    }
+}
+
+static Datum empty_object() { return DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")); }
+
+// Reads one object; the iterator stands behind its WJB_BEGIN_OBJECT.
+static BatchJob read_job(JsonbIterator **iterator, const Queue *queue, TimestampTz now) {
+    BatchJob batch{};
+    batch.job.queue = queue;
+    batch.job.stage = 1;
+    batch.job.max_attempts = queue->max_attempts;
+    batch.job.expires_at = never;
+    JsonbValue value;
+    while (JsonbIteratorNext(iterator, &value, true) == WJB_KEY) {
+        char *name = pnstrdup(value.val.string.val, value.val.string.len);
+        JsonbIteratorNext(iterator, &value, true);
+        read_member(&batch, name, &value, queue);
+    }
+    if (batch.job.payload == 0)
+        batch.job.payload = empty_object();
+    batch.job.due_at = due_time(batch.has_run_at, batch.run_at, batch.delay, now);
+    return batch;
+}
+
+// pgjobs.enqueue_batch(queue, jobs jsonb) -> bigint[]
+PGJOBS_FUNCTION(enqueue_batch) {
+    char *name = pg::required_string(fcinfo, 0, "queue");
+    Jsonb *array = DatumGetJsonbP(pg::required(fcinfo, 1, "jobs"));
+    if (!JB_ROOT_IS_ARRAY(array) || JB_ROOT_IS_SCALAR(array))
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                errmsg("\"jobs\" must be a JSON array"),
+                errhint("Give an array of objects such as [{\"payload\": {}}]."));
+    const Queue *queue = open_queue(name, "pgjobs.enqueue_batch()");
+    TimestampTz now = GetCurrentTimestamp();
+    auto count = static_cast<int>(JB_ROOT_COUNT(array));
+    auto *list = static_cast<NewJob *>(palloc0(sizeof(NewJob) * Max(count, 1)));
+    auto *modes = static_cast<OnConflict *>(palloc0(sizeof(OnConflict) * Max(count, 1)));
+    auto *ids = static_cast<int64 *>(palloc0(sizeof(int64) * Max(count, 1)));
+    for (int i = 0; i < count; i++) {
+        JsonbValue *element = getIthJsonbValueFromContainer(&array->root, i);
+        if (element->type != jbvBinary ||
+            !JsonContainerIsObject(element->val.binary.data))
+            ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                    errmsg("element %d of \"jobs\" is not a JSON object", i + 1),
+                    errhint("Give an array of objects such as [{\"payload\": {}}]."));
+        JsonbIterator *iterator = JsonbIteratorInit(element->val.binary.data);
+        JsonbValue begin;
+        JsonbIteratorNext(&iterator, &begin, false);
+        BatchJob batch = read_job(&iterator, queue, now);
+        list[i] = batch.job;
+        modes[i] = batch.on_conflict;
+    }
+    add_all(list, count, modes, now, ids);
+    PG_RETURN_DATUM(pg::int64_array(ids, count));
+}
+
+} // namespace pgjobs

@@ -1,0 +1,143 @@
+// What the processes share. All of it is a hint, a cache or a wake-up: the truth is in the tables,
+// and losing any of this makes pgjobs slower, never wrong.
+#pragma once
+
+#include "core/state.hpp"
+#include "pg/scope.hpp"
+
+namespace pgjobs {
+
+constexpr TimestampTz never = PG_INT64_MAX;
+
+// Why a database's worker must look: bits of Database::work.
+enum Work : uint32 {
+    work_notify = 1,   // there are notifications to send
+    work_due = 2,      // next_due was lowered
+    work_sessions = 4, // a session that holds jobs has ended
+    work_rescan = 8,   // hints were lost: look at the tables
+    work_prepared = 16 // a prepared transaction has touched jobs
+};
+
+// One database that has, or may have, the extension. Found by `oid`; a place is never moved, so an
+// index into the array stays good as long as `oid` is checked.
+struct Database {
+    Oid oid;                     // InvalidOid: free.                       [databases lock]
+    bool installed;              // the extension is there                  [databases lock]
+    bool probed;                 // a worker has looked                     [databases lock]
+    bool starting;               // the launcher has asked for a worker     [databases lock]
+    int held_by;                 // pid of a session that wants no worker   [databases lock]
+    TimestampTz retry_at;        // no new worker before this               [databases lock]
+    int failures;                // starts in a row that came to nothing    [databases lock]
+    pg_atomic_uint32 worker;     // procno + 1 of the worker, 0 without
+    pg_atomic_uint32 worker_pid; // 0 without
+    pg_atomic_uint32 work;       // bits of Work
+    pg_atomic_uint64 next_due;   // TimestampTz at which something is due, or never
+    pg_atomic_uint32 waiters;    // sessions in wait or await
+    pg_atomic_uint32 epoch;      // moves when the extension is dropped
+    pg_atomic_uint32 leases_lost; // 1: the lease list is not complete
+    pg_atomic_uint32 prepared_lost; // 1: a prepared transaction may be missing in the list of pins
+    pg_atomic_uint32 notify_all; // 1: a place for a queue was missing: resync all of them
+    uint32 first_event;          // ring of events: count taken out         [events lock]
+    uint32 next_event;           // ring of events: count put in            [events lock]
+};
+
+// One change of a job's state, to be sent as a notification.
+struct Event {
+    int64 job;
+    TimestampTz at;
+    int32 queue;
+    int32 rev;
+    int32 attempt;
+    int16 stage;
+    core::State state;
+};
+
+// What is known of a queue between commits. [events lock]
+struct QueueHints {
+    Oid database; // InvalidOid: free
+    int32 queue;
+    bool wakeup; // send a wake-up
+    bool resync; // send a resync
+    int64 enqueued, completed, dead, cancelled;
+};
+
+// A running job, so that the reaper finds it without a scan. [leases lock]
+struct LeaseKey {
+    int64 job;
+    Oid database;
+    uint32 unused; // keeps the key free of padding
+};
+struct Lease {
+    LeaseKey key;
+    TimestampTz expires_at; // never for a session lease without an end
+    int64 session;          // 0 for a time lease
+};
+
+// A session in wait or await; indexed by its place in the process array. [waiters lock]
+struct Waiter {
+    Oid database; // InvalidOid: not waiting
+    int32 queue;
+    int16 stage;       // 0: any
+    bool woken;        // a commit has called this one
+    int64 job;         // await: the job; wait: 0
+    uint64 ticket;     // order of arrival
+    TimestampTz check; // look again at this time, if nobody calls before; never otherwise
+};
+
+// A prepared transaction that touched jobs. [databases lock]
+struct Pin {
+    TransactionId xid; // invalid: free
+    Oid database;
+};
+
+// One per server. Locks are never held two at a time, nor across anything that can raise.
+struct Shared {
+    LWLock *databases_lock;
+    LWLock *events_lock;
+    LWLock *leases_lock;
+    LWLock *waiters_lock;
+    int64 epoch;               // random, new with every start of the server; read-only
+    pg_atomic_uint32 launcher; // procno + 1 of the launcher, 0 without
+    pg_atomic_uint32 rescan;   // 1: databases came or went
+    pg_atomic_uint64 sessions; // numbers given to sessions that hold jobs
+    pg_atomic_uint64 tickets;
+    int pins;                  // length of the array of pins; read-only
+    int procs;                 // length of the arrays of waiters and holders; read-only
+};
+static_assert(std::is_trivially_copyable_v<Event> && std::is_trivially_copyable_v<Lease>);
+
+extern Shared *shared;
+extern Database *databases;          // settings::max_databases
+extern Event *events;                // settings::event_buffer per database
+extern QueueHints *queue_hints;      // settings::max_queues, open addressing
+extern HTAB *leases;                 // settings::max_leases
+extern Waiter *waiters;              // shared->procs
+extern pg_atomic_uint64 *holders;    // shared->procs: session number of each process, 0 without
+extern Pin *pins;                    // shared->pins
+
+// Installs the hooks that ask for and set up the memory. While preloading only.
+void share_memory();
+
+// The place of the current database, made if need be; nullptr when all places are taken. May take
+// the databases lock: not for transaction callbacks.
+Database *this_database();
+
+// The place of a database, or nullptr. Takes the databases lock.
+Database *find_database(Oid oid);
+Database *find_or_add_database(Oid oid);
+
+inline int index_of(const Database *database) { return static_cast<int>(database - databases); }
+
+// Wakes the process at `procno + 1`; nothing if it is 0.
+void wake_process(uint32 procno_plus_one);
+
+// Asks for the database's worker, through the launcher if it does not run. Allocates nothing and
+// raises nothing; for callbacks too.
+void request_work(Database *database, uint32 bits);
+
+// Lowers the time at which the worker must look, and tells it. Same contract.
+void lower_next_due(Database *database, TimestampTz at);
+// For the worker itself: without telling.
+bool keep_next_due(Database *database, TimestampTz at);
+
+} // namespace pgjobs

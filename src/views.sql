@@ -1,0 +1,195 @@
+-- Views. They show the queues that the current user may monitor or operate; what is inside a job
+-- (payload, result, errors, keys) only to those who may operate or own its queue.
+
+CREATE VIEW pgjobs.jobs WITH (security_barrier = true) AS
+SELECT
+    j.id,
+    q.name AS queue,
+    s.name AS stage,
+    CASE
+        WHEN j.waiting OPERATOR(pg_catalog.=) 2 THEN 'blocked'
+        WHEN j.waiting OPERATOR(pg_catalog.=) 1 THEN 'scheduled'
+        WHEN j.token IS NULL THEN 'ready'
+        ELSE 'running'
+    END AS state,
+    j.priority::integer AS priority,
+    j.attempt,
+    j.max_attempts,
+    CASE WHEN a.readable THEN j.payload END AS payload,
+    CASE WHEN a.readable THEN j.headers END AS headers,
+    CASE WHEN a.readable THEN j.result END AS result,
+    CASE WHEN a.readable THEN j.error END AS error,
+    CASE WHEN a.readable THEN j.group_key END AS group_key,
+    CASE WHEN a.readable THEN j.unique_key END AS unique_key,
+    j.due_at AS run_at,
+    j.enqueued_at,
+    j.started_at,
+    NULL::timestamptz AS finished_at,
+    j.worker,
+    j.lease_expires_at
+FROM pgjobs.job j
+JOIN pgjobs.queue q ON q.id OPERATOR(pg_catalog.=) j.queue_id
+JOIN pgjobs.stage s
+    ON s.queue_id OPERATOR(pg_catalog.=) j.queue_id AND s.number OPERATOR(pg_catalog.=) j.stage
+CROSS JOIN LATERAL (SELECT j.queue_id OPERATOR(pg_catalog.=) ANY
+    ((SELECT pgjobs._visible_queues('operate'))::integer[]) AS readable) a
+WHERE j.queue_id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[])
+UNION ALL
+SELECT
+    h.id,
+    q.name,
+    s.name,
+    (ARRAY['completed', 'dead', 'cancelled'])[h.state OPERATOR(pg_catalog.+) 1],
+    h.priority::integer,
+    h.attempt,
+    h.max_attempts,
+    CASE WHEN a.readable THEN h.payload END,
+    CASE WHEN a.readable THEN h.headers END,
+    CASE WHEN a.readable THEN h.result END,
+    CASE WHEN a.readable THEN h.error END,
+    CASE WHEN a.readable THEN h.group_key END,
+    CASE WHEN a.readable THEN h.unique_key END,
+    h.due_at,
+    h.enqueued_at,
+    h.started_at,
+    h.finished_at,
+    h.worker,
+    NULL::timestamptz
+FROM pgjobs.history h
+JOIN pgjobs.queue q ON q.id OPERATOR(pg_catalog.=) h.queue_id
+JOIN pgjobs.stage s
+    ON s.queue_id OPERATOR(pg_catalog.=) h.queue_id AND s.number OPERATOR(pg_catalog.=) h.stage
+CROSS JOIN LATERAL (SELECT h.queue_id OPERATOR(pg_catalog.=) ANY
+    ((SELECT pgjobs._visible_queues('operate'))::integer[]) AS readable) a
+WHERE h.queue_id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[])
+    AND h.payload IS NOT NULL;
+COMMENT ON VIEW pgjobs.jobs IS
+'Jobs, open and finished, of the queues you may monitor or operate. Payload, headers, result, error and keys are NULL unless you may operate or own the queue.';
+
+CREATE VIEW pgjobs.attempts WITH (security_barrier = true) AS
+WITH work AS (
+    SELECT j.id, j.queue_id, j.stage, j.attempt, j.worker, j.started_at, j.attempts,
+        NULL::timestamptz AS finished_at, NULL::text AS outcome, NULL::text AS error,
+        j.token IS NOT NULL AS last
+    FROM pgjobs.job j
+    UNION ALL
+    SELECT h.id, h.queue_id, h.stage, h.attempt, h.worker, h.started_at, h.attempts,
+        h.finished_at, 'completed', NULL, h.state OPERATOR(pg_catalog.=) 0
+    FROM pgjobs.history h
+    WHERE h.payload IS NOT NULL
+)
+SELECT
+    w.id AS job_id,
+    q.name AS queue,
+    COALESCE(e.stage, s.name) AS stage,
+    e.attempt,
+    e.worker,
+    e.started_at,
+    e.finished_at,
+    e.outcome,
+    CASE
+        WHEN w.queue_id OPERATOR(pg_catalog.=) ANY
+            ((SELECT pgjobs._visible_queues('operate'))::integer[]) THEN e.error
+    END AS error
+FROM work w
+JOIN pgjobs.queue q ON q.id OPERATOR(pg_catalog.=) w.queue_id
+JOIN pgjobs.stage s
+    ON s.queue_id OPERATOR(pg_catalog.=) w.queue_id AND s.number OPERATOR(pg_catalog.=) w.stage
+CROSS JOIN LATERAL (
+    SELECT r.stage, r.attempt, r.worker, r.started_at, r.finished_at, r.outcome, r.error
+    FROM pg_catalog.jsonb_to_recordset(w.attempts) AS r (stage text, attempt integer,
+        worker text, started_at timestamptz, finished_at timestamptz, outcome text, error text)
+    UNION ALL
+    SELECT NULL, w.attempt, w.worker, w.started_at, w.finished_at, w.outcome, w.error
+    WHERE w.last
+) e
+WHERE w.queue_id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[]);
+COMMENT ON VIEW pgjobs.attempts IS
+'Attempts of the jobs in pgjobs.jobs: one row per ended or running attempt; outcome is completed, failed, expired, cancelled, or NULL while it runs. The last 100 ended ones of each job are kept.';
+
+CREATE VIEW pgjobs.stages WITH (security_barrier = true) AS
+SELECT
+    q.name AS queue,
+    s.number::integer AS number,
+    s.name AS stage,
+    (SELECT pg_catalog.count(*) FROM pgjobs.job j
+        WHERE j.queue_id OPERATOR(pg_catalog.=) q.id AND j.stage OPERATOR(pg_catalog.=) s.number
+            AND j.waiting OPERATOR(pg_catalog.=) 0 AND j.token IS NULL) AS ready,
+    (SELECT pg_catalog.count(*) FROM pgjobs.job j
+        WHERE j.queue_id OPERATOR(pg_catalog.=) q.id AND j.stage OPERATOR(pg_catalog.=) s.number
+            AND j.waiting OPERATOR(pg_catalog.=) 0 AND j.token IS NOT NULL) AS running
+FROM pgjobs.queue q
+JOIN pgjobs.stage s ON s.queue_id OPERATOR(pg_catalog.=) q.id
+WHERE q.id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[]);
+COMMENT ON VIEW pgjobs.stages IS
+'The stages of the queues you may monitor or operate, in order, with the number of ready and running jobs.';
+
+CREATE FUNCTION pgjobs._queue_counters(queue_id integer,
+    OUT enqueued bigint, OUT completed bigint, OUT dead bigint, OUT cancelled bigint)
+RETURNS record
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'pgjobs__queue_counters';
+COMMENT ON FUNCTION pgjobs._queue_counters(integer) IS
+'Private: what committed transactions did to a queue since the server started.';
+
+CREATE VIEW pgjobs.queues WITH (security_barrier = true) AS
+SELECT
+    q.name,
+    ARRAY(SELECT s.name FROM pgjobs.stage s WHERE s.queue_id OPERATOR(pg_catalog.=) q.id
+        ORDER BY s.number USING OPERATOR(pg_catalog.<)) AS stages,
+    q.paused,
+    NOT EXISTS (SELECT FROM pgjobs.home m
+        WHERE m.id OPERATOR(pg_catalog.=) q.home AND m.database OPERATOR(pg_catalog.=)
+            (SELECT d.oid FROM pg_catalog.pg_database d
+             WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) AS quarantined,
+    q.lease,
+    q.max_attempts,
+    q.backoff,
+    q.backoff_max,
+    q.retention,
+    q.dead_retention,
+    q.notify,
+    (SELECT d.name FROM pgjobs.queue d WHERE d.id OPERATOR(pg_catalog.=) q.dead_letter) AS dead_letter,
+    q.durable_claims,
+    q.created_at,
+    (SELECT pg_catalog.count(*) FROM pgjobs.job j
+        WHERE j.queue_id OPERATOR(pg_catalog.=) q.id AND j.waiting OPERATOR(pg_catalog.=) 2) AS blocked,
+    (SELECT pg_catalog.count(*) FROM pgjobs.job j
+        WHERE j.queue_id OPERATOR(pg_catalog.=) q.id AND j.waiting OPERATOR(pg_catalog.=) 1) AS scheduled,
+    (SELECT pg_catalog.count(*) FROM pgjobs.job j
+        WHERE j.queue_id OPERATOR(pg_catalog.=) q.id AND j.waiting OPERATOR(pg_catalog.=) 0
+            AND j.token IS NULL) AS ready,
+    (SELECT pg_catalog.count(*) FROM pgjobs.job j
+        WHERE j.queue_id OPERATOR(pg_catalog.=) q.id AND j.waiting OPERATOR(pg_catalog.=) 0
+            AND j.token IS NOT NULL) AS running,
+    (SELECT pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.min(j.due_at)
+        FROM pgjobs.job j
+        WHERE j.queue_id OPERATOR(pg_catalog.=) q.id AND j.waiting OPERATOR(pg_catalog.=) 0
+            AND j.token IS NULL) AS oldest_ready_age,
+    c.enqueued,
+    c.completed,
+    c.dead,
+    c.cancelled
+FROM pgjobs.queue q
+CROSS JOIN LATERAL pgjobs._queue_counters(q.id) c
+WHERE q.id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[]);
+COMMENT ON VIEW pgjobs.queues IS
+'Queues you may monitor or operate: settings, depth by state, age of the oldest ready job, and what committed since the server started (enqueued, completed, dead, cancelled).';
+
+CREATE VIEW pgjobs.workers WITH (security_barrier = true) AS
+SELECT
+    j.worker,
+    q.name AS queue,
+    s.name AS stage,
+    pg_catalog.count(*) AS running,
+    pg_catalog.min(j.started_at) AS oldest_started_at,
+    pg_catalog.min(j.lease_expires_at) AS next_lease_expires_at
+FROM pgjobs.job j
+JOIN pgjobs.queue q ON q.id OPERATOR(pg_catalog.=) j.queue_id
+JOIN pgjobs.stage s
+    ON s.queue_id OPERATOR(pg_catalog.=) j.queue_id AND s.number OPERATOR(pg_catalog.=) j.stage
+WHERE j.waiting OPERATOR(pg_catalog.=) 0 AND j.token IS NOT NULL
+    AND j.queue_id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[])
+GROUP BY j.worker, q.name, s.name;
+COMMENT ON VIEW pgjobs.workers IS
+'Who is working on what: running jobs by worker, queue and stage, with their oldest start and next end of a lease.';

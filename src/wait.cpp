@@ -1,0 +1,318 @@
+#include "wait.hpp"
+
+#include "catalog.hpp"
+#include "lookup.hpp"
+#include "pg/function.hpp"
+#include "pg/spi.hpp"
+#include "settings.hpp"
+#include "shared.hpp"
+#include "store.hpp"
+
+namespace pgjobs::wait {
+
+// After a waiter has told its client that there is work, the next one looks again after this time:
+// a client that is gone or does not claim strands nothing.
+constexpr int64 baton = 50 * 1000;
+
+// ---- waking; under the waiters lock ----
+
+static bool matches(const Waiter *waiter, Oid database, int32 queue, int16 stage) {
+    return waiter->database == database && waiter->job == 0 && waiter->queue == queue &&
+           (stage == 0 || waiter->stage == 0 || waiter->stage == stage);
+}
+
+static void wake(Waiter *waiter) {
+    waiter->woken = true;
+    wake_process(static_cast<uint32>(waiter - waiters) + 1);
+}
+
+// The longest waiting one that has not been woken yet, or nullptr.
+static Waiter *next_waiter(Oid database, int32 queue, int16 stage) {
+    Waiter *next = nullptr;
+    for (int i = 0; i < shared->procs; i++) {
+        Waiter *waiter = &waiters[i];
+        if (matches(waiter, database, queue, stage) && !waiter->woken &&
+            (next == nullptr || waiter->ticket < next->ticket))
+            next = waiter;
+    }
+    return next;
+}
+
+void wake_some(Oid database, int32 queue, int16 stage, int64 count) {
+    LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
+    for (; count > 0; count--) {
+        Waiter *waiter = next_waiter(database, queue, stage);
+        if (waiter == nullptr)
+            break;
+        wake(waiter);
+    }
+    LWLockRelease(shared->waiters_lock);
+}
+
+void wake_awaiting(Oid database, int64 job) {
+    LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
+    for (int i = 0; i < shared->procs; i++)
+        if (waiters[i].database == database && waiters[i].job == job)
+            wake(&waiters[i]);
+    LWLockRelease(shared->waiters_lock);
+}
+
+void wake_all(Oid database) {
+    LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
+    for (int i = 0; i < shared->procs; i++)
+        if (waiters[i].database == database)
+            wake(&waiters[i]);
+    LWLockRelease(shared->waiters_lock);
+}
+
+// ---- this session as a waiter ----
+
+static Database *waiting_in; // nullptr: not waiting
+static bool exit_watched;
+
+static Waiter *mine() { return &waiters[pg::my_procno()]; }
+
+static void leave_at_exit(int, Datum) { leave(); }
+
+static Database *enter(int32 queue, int16 stage, int64 job) {
+    Database *database = this_database();
+    if (database == nullptr)
+        ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                errmsg("too many databases have pgjobs"),
+                errhint("Raise pgjobs.max_databases and restart the server."));
+    if (!exit_watched) {
+        on_shmem_exit(leave_at_exit, 0);
+        exit_watched = true;
+    }
+    uint64 ticket = pg_atomic_fetch_add_u64(&shared->tickets, 1);
+    pg::locked(shared->waiters_lock, LW_EXCLUSIVE, [&] {
+        *mine() = {database->oid, queue, stage, false, job, ticket, never};
+    });
+    waiting_in = database;
+    pg_atomic_fetch_add_u32(&database->waiters, 1);
+    return database;
+}
+
+// A call that nobody answered goes to the next waiter.
+void leave() {
+    if (waiting_in == nullptr)
+        return;
+    LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
+    Waiter *waiter = mine();
+    if (waiter->woken && waiter->job == 0) {
+        Waiter *next = next_waiter(waiter->database, waiter->queue, waiter->stage);
+        if (next != nullptr)
+            wake(next);
+    }
+    waiter->database = InvalidOid;
+    LWLockRelease(shared->waiters_lock);
+    pg_atomic_fetch_sub_u32(&waiting_in->waiters, 1);
+    waiting_in = nullptr;
+}
+
+// The client will be told that there is work. If it takes none, the next waiter finds out.
+static void pass_baton() {
+    LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
+    const Waiter *waiter = mine();
+    Waiter *next = nullptr;
+    for (int i = 0; i < shared->procs; i++) {
+        Waiter *other = &waiters[i];
+        if (other != waiter && matches(other, waiter->database, waiter->queue, waiter->stage) &&
+            !other->woken && (next == nullptr || other->ticket < next->ticket))
+            next = other;
+    }
+    if (next != nullptr && next->check == never) {
+        next->check = GetCurrentTimestamp() + baton;
+        wake_process(static_cast<uint32>(next - waiters) + 1);
+    }
+    LWLockRelease(shared->waiters_lock);
+}
+
+// Whether it is time to look, and if not, when. Taking a call means to look now.
+static bool take_call(TimestampTz *check) {
+    return pg::locked(shared->waiters_lock, LW_EXCLUSIVE, [&] {
+        Waiter *waiter = mine();
+        *check = waiter->check;
+        bool called = waiter->woken || waiter->check <= GetCurrentTimestamp();
+        if (called) {
+            waiter->woken = false;
+            waiter->check = never;
+        }
+        return called;
+    });
+}
+
+static void check_extension(const Database *database, uint32 epoch) {
+    if (pg_atomic_read_u32(const_cast<pg_atomic_uint32 *>(&database->epoch)) != epoch)
+        ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
+                errmsg("extension \"pgjobs\" was dropped while waiting"),
+                errhint("Stop the worker, or create the extension again."));
+}
+
+// Sleeps until called or until `deadline`; false when that has come. Holds no snapshot and no lock:
+// the transaction that looked has ended.
+static bool sleep_until_called(const Database *database, uint32 epoch, TimestampTz deadline) {
+    SPI_commit();
+    for (;;) {
+        TimestampTz check;
+        CHECK_FOR_INTERRUPTS();
+        check_extension(database, epoch);
+        if (take_call(&check))
+            return true;
+        TimestampTz now = GetCurrentTimestamp();
+        if (now >= deadline)
+            return false;
+        long wait = TimestampDifferenceMilliseconds(now, Min(deadline, check));
+        int events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+                               Min(wait, 3600 * 1000L), PG_WAIT_EXTENSION);
+        if (events & WL_LATCH_SET)
+            ResetLatch(MyLatch);
+    }
+}
+
+// These procedures commit, then sleep: they must not commit anybody's work.
+static void refuse_inside_transaction(FunctionCallInfo fcinfo, const char *procedure) {
+    auto *context = reinterpret_cast<CallContext *>(fcinfo->context);
+    bool atomic = context == nullptr || !IsA(context, CallContext) || context->atomic;
+    if (atomic)
+        ereport(ERROR, errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+                errmsg("CALL %s cannot run inside a transaction block", procedure),
+                errhint("Call it on its own, with autocommit on."));
+    if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+        ereport(ERROR, errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+                errmsg("CALL %s cannot run after other work in the same transaction", procedure),
+                errdetail("It would commit that work."), errhint("Commit your work first."));
+}
+
+static TimestampTz deadline_of(FunctionCallInfo fcinfo, int argument) {
+    return GetCurrentTimestamp() + pg::required_interval(fcinfo, argument, "timeout", 0);
+}
+
+static Datum return_record(FunctionCallInfo fcinfo, Datum *values, bool *nulls) {
+    TupleDesc shape;
+    if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)
+        elog(ERROR, "return type must be a row type");
+    return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls));
+}
+
+// ---- wait ----
+
+static bool queue_has_work(int32 id, int16 stage) {
+    const Queue *queue = find_queue(id);
+    if (queue == nullptr)
+        ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
+                errmsg("the queue was dropped while waiting"),
+                errhint("Stop the worker, or create the queue again."));
+    require_home(queue);
+    if (queue->paused || !settings::execute)
+        return false;
+    TimestampTz now = GetCurrentTimestamp();
+    if (stage > 0)
+        return store::any_ready(id, stage, now);
+    for (int16 s = queue->stage_count; s >= 1; s--)
+        if (store::any_ready(id, s, now))
+            return true;
+    return false;
+}
+
+// If the client has gone, somebody else must take the work.
+static void check_client() {
+    if (MyProcPort == nullptr || pq_check_connection())
+        return;
+    pg::locked(shared->waiters_lock, LW_EXCLUSIVE, [] { mine()->woken = true; });
+    ereport(ERROR, errcode(ERRCODE_CONNECTION_FAILURE), errmsg("the client has gone"));
+}
+
+// pgjobs.wait(queue, timeout, INOUT ready, stage)
+PGJOBS_FUNCTION(wait) {
+    char *name = pg::required_string(fcinfo, 0, "queue");
+    TimestampTz deadline = deadline_of(fcinfo, 1);
+    char *stage = pg::optional_string(fcinfo, 3);
+    refuse_inside_transaction(fcinfo, "pgjobs.wait");
+    PreventCommandDuringRecovery("CALL pgjobs.wait");
+    const Queue *queue = get_queue(name);
+    require_right(queue, work);
+    int16 number = stage_number(queue, stage);
+    int32 id = queue->id;
+
+    SPI_connect_ext(SPI_OPT_NONATOMIC);
+    Database *database = enter(id, number, 0);
+    uint32 epoch = pg_atomic_read_u32(&database->epoch);
+    bool ready = queue_has_work(id, number);
+    while (!ready && sleep_until_called(database, epoch, deadline))
+        ready = queue_has_work(id, number);
+    if (!ready)
+        ready = queue_has_work(id, number); // what came in the last moment
+    if (ready) {
+        check_client();
+        pass_baton();
+    }
+    leave();
+    SPI_finish();
+
+    Datum value = BoolGetDatum(ready);
+    bool null = false;
+    PG_RETURN_DATUM(return_record(fcinfo, &value, &null));
+}
+
+// ---- await ----
+
+static constinit pg::Statement select_state{
+    "SELECT (ARRAY['completed', 'dead', 'cancelled'])[h.state + 1], h.result, true "
+    "FROM pgjobs.history h WHERE h.id = $1 UNION ALL "
+    "SELECT CASE WHEN j.waiting = 2 THEN 'blocked' WHEN j.waiting = 1 THEN 'scheduled' "
+    "WHEN j.token IS NULL THEN 'ready' ELSE 'running' END, NULL, false "
+    "FROM pgjobs.job j WHERE j.id = $1",
+    {INT8OID},
+    nullptr};
+
+struct Finish {
+    Datum values[2]; // state, result
+    bool nulls[2];
+    bool finished;
+};
+
+// Copies live in `caller`.
+static Finish look(int64 job, MemoryContext caller) {
+    return pg::as_owner([&] {
+        Finish finish{};
+        if (pg::run(&select_state, pg::value(job)) == 0)
+            no_such_job(job);
+        finish.finished = pg::bool_at(0, 3);
+        finish.nulls[1] = pg::is_null(0, 2);
+        pg::in_context(caller, [&] {
+            finish.values[0] = datumCopy(pg::datum_at(0, 1), false, -1);
+            if (!finish.nulls[1])
+                finish.values[1] =
+                    PointerGetDatum(PG_DETOAST_DATUM_COPY(pg::datum_at(0, 2)));
+        });
+        return finish;
+    });
+}
+
+// pgjobs.await(id, timeout, INOUT state, INOUT result)
+PGJOBS_FUNCTION(await) {
+    int64 job = pg::required_int64(fcinfo, 0, "id");
+    TimestampTz deadline = deadline_of(fcinfo, 1);
+    refuse_inside_transaction(fcinfo, "pgjobs.await");
+    PreventCommandDuringRecovery("CALL pgjobs.await");
+    const Queue *queue = visible_queue_of(job, produce | monitor | operate | own);
+    if (queue == nullptr)
+        no_such_job(job);
+    int32 id = queue->id;
+
+    MemoryContext caller = CurrentMemoryContext;
+    SPI_connect_ext(SPI_OPT_NONATOMIC);
+    Database *database = enter(id, 0, job);
+    uint32 epoch = pg_atomic_read_u32(&database->epoch);
+    Finish finish = look(job, caller);
+    while (!finish.finished && sleep_until_called(database, epoch, deadline))
+        finish = look(job, caller);
+    if (!finish.finished)
+        finish = look(job, caller);
+    leave();
+    SPI_finish();
+    PG_RETURN_DATUM(return_record(fcinfo, finish.values, finish.nulls));
+}
+
+} // namespace pgjobs::wait

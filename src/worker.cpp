@@ -1,0 +1,323 @@
+// The worker of one database: reaps, promotes, expires, keeps the history, sends notifications. It
+// sleeps until exactly the next thing is due and exits when there is nothing to stay for.
+#include "catalog.hpp"
+#include "duty.hpp"
+#include "history.hpp"
+#include "lease.hpp"
+#include "notify.hpp"
+#include "pg/spi.hpp"
+#include "prepared.hpp"
+#include "process.hpp"
+#include "settings.hpp"
+#include "shared.hpp"
+
+namespace pgjobs::process {
+
+constexpr int64 longest_backoff = 60 * USECS_PER_SEC;
+constexpr int64 full_look = 5 * 60 * USECS_PER_SEC; // the lease list is checked against the table
+
+struct Worker {
+    Database *database;
+    uint32 epoch;            // of the extension when this worker began
+    TimestampTz history_due; // when the partitions are looked at next
+    TimestampTz leases_due;  // when the lease list is checked next
+    TimestampTz busy_until;  // stay at least until then
+    int64 backoff;           // after an error; 0 without
+};
+
+// ---- coming and going ----
+
+static Database *my_database; // whose place this process has taken
+
+// Runs after this process has left the process array: who waits for that may go on.
+static void leave(int, Datum) {
+    if (my_database == nullptr)
+        return;
+    pg_atomic_write_u32(&my_database->worker, 0);
+    pg_atomic_write_u32(&my_database->worker_pid, 0);
+    wake_process(pg_atomic_read_u32(&shared->launcher));
+}
+
+// False: there is a worker already, or somebody needs the database for himself.
+static bool take_place(Oid oid) {
+    Database *database = find_database(oid);
+    if (database == nullptr)
+        return false;
+    bool taken = pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
+        if (database->oid != oid || database->held_by != 0 ||
+            pg_atomic_read_u32(&database->worker_pid) != 0)
+            return false;
+        pg_atomic_write_u32(&database->worker_pid, static_cast<uint32>(MyProcPid));
+        return true;
+    });
+    if (taken)
+        my_database = database;
+    return taken;
+}
+
+// Whatever the database's or role's settings are, the duties go on.
+static void settle_settings() {
+    static const char *const values[][2] = {{"statement_timeout", "0"},
+                                            {"lock_timeout", "1s"},
+                                            {"idle_in_transaction_session_timeout", "0"},
+                                            {"default_transaction_isolation", "read committed"},
+                                            {"default_transaction_deferrable", "off"},
+                                            {"synchronous_commit", "off"},
+                                            {"row_security", "on"},
+                                            {"jit", "off"},
+                                            {"application_name", "pgjobs worker"}};
+    for (const auto &value : values)
+        SetConfigOption(value[0], value[1], PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+// Runs `body` in a transaction as the extension's owner, restricted; logs what goes wrong.
+template <class F> static bool duty(Worker *worker, const char *activity, F body) {
+    pg::Failure failure;
+    bool done = pg::try_transaction(
+        activity,
+        [&] {
+            SetUserIdAndSecContext(relations()->owner,
+                                   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+            body();
+            SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, 0);
+        },
+        &failure);
+    if (done)
+        return true;
+    worker->backoff = worker->backoff == 0 ? USECS_PER_SEC / 10
+                                           : Min(worker->backoff * 2, longest_backoff);
+    ereport(LOG, errmsg("%s failed: %s", activity, failure.message),
+            errdetail("SQLSTATE %s; tried again in " INT64_FORMAT " ms.",
+                      unpack_sql_state(failure.sqlstate), worker->backoff / 1000));
+    return false;
+}
+
+static bool extension_is_here() {
+    bool here = false;
+    pg::Failure failure;
+    return pg::try_transaction(
+               "pgjobs: looking for the extension", [&] { here = extension_exists(); },
+               &failure) &&
+           here;
+}
+
+static void tell_presence(Database *database, bool here) {
+    pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
+        database->installed = here;
+        database->probed = true;
+        database->failures = 0;
+        database->retry_at = 0;
+    });
+    wake_process(pg_atomic_read_u32(&shared->launcher)); // the next database's turn
+}
+
+// ---- duties ----
+
+static void send_notifications(Worker *worker) {
+    Database *database = worker->database;
+    bool more = true;
+    while (more) {
+        more = false;
+        if (!duty(worker, "pgjobs: notifying", [&] { more = notify::send(database); }))
+            return;
+        uint32 under_way = 2; // unless something was lost meanwhile
+        pg_atomic_compare_exchange_u32(&database->notify_all, &under_way, 0);
+        CHECK_FOR_INTERRUPTS();
+    }
+}
+
+// Repeats a batched duty until nothing is due, with notifications in between.
+template <class F>
+static bool in_batches(Worker *worker, const char *activity, TimestampTz *next, F step) {
+    bool more = true;
+    while (more) {
+        more = false;
+        TimestampTz now = GetCurrentTimestamp();
+        if (!duty(worker, activity, [&] { step(now, &more, next); }))
+            return false;
+        if ((pg_atomic_fetch_and_u32(&worker->database->work, ~uint32{work_notify}) &
+             work_notify) != 0)
+            send_notifications(worker);
+        CHECK_FOR_INTERRUPTS();
+    }
+    return true;
+}
+
+static bool keep_history(Worker *worker) {
+    TimestampTz now = GetCurrentTimestamp();
+    if (now < worker->history_due)
+        return true;
+    TimestampTz next = now + USECS_PER_DAY; // new partitions
+    bool done =
+        duty(worker, "pgjobs: keeping history", [&] { history::keep(now, &next); });
+    worker->history_due = next;
+    return done;
+}
+
+// Everything that can be due. What commits meanwhile lowers next_due again.
+static void run_duties(Worker *worker) {
+    Database *database = worker->database;
+    pg_atomic_exchange_u64(&database->next_due, static_cast<uint64>(never));
+    TimestampTz now = GetCurrentTimestamp();
+    if (now >= worker->leases_due) {
+        pg_atomic_write_u32(&database->leases_lost, 1);
+        worker->leases_due = now + full_look;
+    }
+    if (pg_atomic_exchange_u32(&database->prepared_lost, 0) != 0 &&
+        !duty(worker, "pgjobs: looking at prepared transactions",
+              [] { pg::as_owner([] { prepared::find_old_ones(); }); }))
+        pg_atomic_write_u32(&database->prepared_lost, 1);
+
+    TimestampTz next = never;
+    bool done = in_batches(worker, "pgjobs: reaping", &next, lease::reap);
+    if (!done)
+        pg_atomic_write_u32(&database->leases_lost, 1);
+    done &= in_batches(worker, "pgjobs: promoting", &next, duty::promote);
+    done &= in_batches(worker, "pgjobs: expiring", &next, duty::expire);
+    done &= keep_history(worker);
+    if (done)
+        worker->backoff = 0;
+    else
+        next = Min(next, GetCurrentTimestamp() + worker->backoff);
+    keep_next_due(database, Min(next, worker->history_due));
+}
+
+static bool is_due(const Worker *worker, uint32 work) {
+    auto next = static_cast<TimestampTz>(pg_atomic_read_u64(&worker->database->next_due));
+    return (work & (work_rescan | work_sessions)) != 0 || next <= GetCurrentTimestamp();
+}
+
+// ---- staying ----
+
+static bool holds_leases(Oid database) {
+    bool held = false;
+    LWLockAcquire(shared->leases_lock, LW_SHARED);
+    HASH_SEQ_STATUS scan;
+    hash_seq_init(&scan, leases);
+    while (auto *lease = static_cast<Lease *>(hash_seq_search(&scan)))
+        held |= lease->key.database == database && lease->session != 0;
+    LWLockRelease(shared->leases_lock);
+    return held;
+}
+
+static bool may_leave(const Worker *worker, TimestampTz now) {
+    Database *database = worker->database;
+    int64 idle = settings::idle_exit * USECS_PER_SEC;
+    auto next = static_cast<TimestampTz>(pg_atomic_read_u64(&database->next_due));
+    return now >= worker->busy_until && pg_atomic_read_u32(&database->waiters) == 0 &&
+           (next == never || next - now > idle) && !holds_leases(database->oid);
+}
+
+// Gives up the place; false if work has come in the same moment.
+static bool give_up_place(Database *database) {
+    pg_atomic_write_u32(&database->worker, 0);
+    pg_memory_barrier(); // from here on, request_work wakes the launcher
+    if (pg_atomic_read_u32(&database->work) == 0)
+        return true;
+    pg_atomic_write_u32(&database->worker, static_cast<uint32>(pg::my_procno()) + 1);
+    return false;
+}
+
+// How long to sleep, in milliseconds; -1 without an end.
+static long time_to_sleep(const Worker *worker, bool pins_left) {
+    TimestampTz now = GetCurrentTimestamp();
+    auto next = static_cast<TimestampTz>(pg_atomic_read_u64(&worker->database->next_due));
+    TimestampTz until = Min(next, Max(worker->busy_until, now + USECS_PER_SEC));
+    if (now >= worker->busy_until && !may_leave(worker, now))
+        until = next; // whoever keeps us here will wake us
+    if (pins_left)
+        until = Min(until, now + USECS_PER_SEC);
+    if (until == never)
+        return -1;
+    // Rounded up: waking a moment too early would only mean to wait once more.
+    return Min(TimestampDifferenceMilliseconds(now, until), 3600 * 1000L);
+}
+
+static void sleep_until_due(const Worker *worker, bool pins_left) {
+    long wait = time_to_sleep(worker, pins_left);
+    int flags = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (wait >= 0 ? WL_TIMEOUT : 0);
+    WaitLatch(MyLatch, flags, wait, PG_WAIT_EXTENSION);
+    ResetLatch(MyLatch);
+    CHECK_FOR_INTERRUPTS();
+    if (ConfigReloadPending) {
+        ConfigReloadPending = false;
+        ProcessConfigFile(PGC_SIGHUP);
+    }
+}
+
+static void turn(Worker *worker, bool *pins_left) {
+    Database *database = worker->database;
+    uint32 work = pg_atomic_exchange_u32(&database->work, 0);
+    *pins_left = false;
+    pg::Failure failure;
+    if (max_prepared_xacts > 0)
+        pg::try_transaction(
+            "pgjobs: prepared transactions", [&] { *pins_left = prepared::resolve(); }, &failure);
+    if ((work & work_notify) != 0 || pg_atomic_read_u32(&database->notify_all) != 0)
+        send_notifications(worker);
+    if (is_due(worker, work))
+        run_duties(worker);
+    if (work != 0)
+        worker->busy_until =
+            GetCurrentTimestamp() + settings::idle_exit * USECS_PER_SEC;
+}
+
+// Somebody has frozen this database: nothing is written until that ends.
+static bool is_read_only(Database *database) {
+    if (!DefaultXactReadOnly)
+        return false;
+    pg::locked(shared->databases_lock, LW_EXCLUSIVE,
+               [&] { database->retry_at = GetCurrentTimestamp() + 60 * USECS_PER_SEC; });
+    return true;
+}
+
+static void work_until_idle(Worker *worker) {
+    Database *database = worker->database;
+    MemoryContext context =
+        AllocSetContextCreate(TopMemoryContext, "pgjobs worker", ALLOCSET_DEFAULT_SIZES);
+    for (;;) {
+        MemoryContextSwitchTo(context);
+        if (pg_atomic_read_u32(&database->epoch) != worker->epoch && !extension_is_here())
+            return;
+        worker->epoch = pg_atomic_read_u32(&database->epoch);
+        bool pins_left;
+        turn(worker, &pins_left);
+        MemoryContextReset(context);
+        if (!pins_left && may_leave(worker, GetCurrentTimestamp()) && give_up_place(database))
+            return;
+        sleep_until_due(worker, pins_left);
+    }
+}
+
+} // namespace pgjobs::process
+
+extern "C" PGDLLEXPORT void pgjobs_worker_main(Datum argument);
+
+void pgjobs_worker_main(Datum argument) {
+    using namespace pgjobs; // the server calls this by name, outside of any namespace
+    Oid oid = DatumGetObjectId(argument);
+    pqsignal(SIGHUP, SignalHandlerForConfigReload);
+    pqsignal(SIGTERM, die);
+    // Before the connection, so that it runs after the connection has ended.
+    on_shmem_exit(process::leave, 0);
+    if (!process::take_place(oid))
+        proc_exit(0);
+    BackgroundWorkerUnblockSignals();
+    BackgroundWorkerInitializeConnectionByOid(oid, InvalidOid, 0);
+    process::settle_settings();
+
+    Database *database = process::my_database;
+    process::Worker worker{};
+    worker.database = database;
+    worker.epoch = pg_atomic_read_u32(&database->epoch);
+    bool here = process::extension_is_here();
+    process::tell_presence(database, here);
+    if (!here || process::is_read_only(database))
+        proc_exit(0);
+    // What was due before this process came is looked at now.
+    keep_next_due(database, GetCurrentTimestamp());
+    pg_atomic_write_u32(&database->worker, static_cast<uint32>(pg::my_procno()) + 1);
+    pg_memory_barrier();
+    process::work_until_idle(&worker);
+    proc_exit(0);
+}
