@@ -128,8 +128,7 @@ static int32 parse_rights(FunctionCallInfo fcinfo, int argument) {
         rights |= found;
     }
     if (rights == 0)
-        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                errmsg("no privilege is named"),
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("no privilege is named"),
                 errhint("Use produce, work, operate, monitor or own."));
     return rights;
 }
@@ -170,14 +169,13 @@ PGJOBS_FUNCTION(revoke_queue) {
     PG_RETURN_VOID();
 }
 
-static constinit pg::Statement select_ids{"SELECT q.id FROM pgjobs.queue q ORDER BY q.id", {},
-                                          nullptr};
+static constinit pg::Statement select_ids{
+    "SELECT q.id FROM pgjobs.queue q ORDER BY q.id", {}, nullptr};
 
 // pgjobs._visible_queues(privilege text) -> integer[]
 PGJOBS_FUNCTION(_visible_queues) {
     char *privilege = pg::required_string(fcinfo, 0, "privilege");
-    int32 rights =
-        strcmp(privilege, "operate") == 0 ? operate | own : monitor | operate | own;
+    int32 rights = strcmp(privilege, "operate") == 0 ? operate | own : monitor | operate | own;
     MemoryContext caller = CurrentMemoryContext;
     uint64 count = 0;
     Datum *ids = nullptr;

@@ -5,47 +5,6 @@
 
 namespace pgjobs {
 
-// ---- relations ----
-
-static Relations known;
-static bool relations_known;
-
-bool extension_exists() {
-    if (relations_known)
-        return true;
-    Oid schema = get_namespace_oid("pgjobs", true);
-    if (!OidIsValid(schema))
-        return false;
-    Oid extension = get_extension_oid("pgjobs", true);
-    if (!OidIsValid(extension))
-        return false; // somebody's own schema of that name
-    Relations r{};
-    r.schema = schema;
-    r.job = get_relname_relid("job", schema);
-    r.history = get_relname_relid("history", schema);
-    r.queue = get_relname_relid("queue", schema);
-    r.job_id_seq = get_relname_relid("job_id_seq", schema);
-    r.queue_id_seq = get_relname_relid("queue_id_seq", schema);
-    if (!OidIsValid(r.job) || !OidIsValid(r.history) || !OidIsValid(r.queue))
-        return false;
-    HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(r.job));
-    if (!HeapTupleIsValid(tuple))
-        return false;
-    r.owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->relowner;
-    ReleaseSysCache(tuple);
-    known = r;
-    relations_known = true;
-    return true;
-}
-
-const Relations *relations() {
-    if (!extension_exists())
-        ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
-                errmsg("extension \"pgjobs\" is not installed in this database"),
-                errhint("Run CREATE EXTENSION pgjobs."));
-    return &known;
-}
-
 // ---- queues ----
 
 struct ByName {
@@ -82,12 +41,11 @@ static void prepare_tables() {
     control.hcxt = context;
     control.keysize = NAMEDATALEN;
     control.entrysize = sizeof(ByName);
-    by_name = hash_create("pgjobs queues by name", 32, &control,
-                          HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+    by_name =
+        hash_create("pgjobs queues by name", 32, &control, HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
     control.keysize = sizeof(int32);
     control.entrysize = sizeof(ById);
-    by_id =
-        hash_create("pgjobs queues by id", 32, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+    by_id = hash_create("pgjobs queues by id", 32, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
     queues_context = context;
 }
 
@@ -103,10 +61,10 @@ static void prepare_tables() {
     "r.rolname = a.role_name) FROM pgjobs.acl a WHERE a.queue_id = q.id ORDER BY a.role) "         \
     "FROM pgjobs.queue q "
 
-static constinit pg::Statement select_by_name{QUEUE_COLUMNS "WHERE q.name = $1",
-                                              {TEXTOID, OIDOID}, nullptr};
-static constinit pg::Statement select_by_id{QUEUE_COLUMNS "WHERE q.id = $1",
-                                            {INT4OID, OIDOID}, nullptr};
+static constinit pg::Statement select_by_name{
+    QUEUE_COLUMNS "WHERE q.name = $1", {TEXTOID, OIDOID}, nullptr};
+static constinit pg::Statement select_by_id{
+    QUEUE_COLUMNS "WHERE q.id = $1", {INT4OID, OIDOID}, nullptr};
 
 static Datum *array_at(int column, Oid type, int *count) {
     ArrayType *array = DatumGetArrayTypeP(pg::datum_at(0, column));
@@ -136,8 +94,7 @@ static void read_grants(Queue *queue) {
     auto *grants = static_cast<Grant *>(
         MemoryContextAlloc(queues_context, sizeof(Grant) * (queue->grant_count + 1)));
     for (int i = 0; i < queue->grant_count; i++)
-        grants[i] = {DatumGetObjectId(roles[i]), DatumGetInt32(rights[i]),
-                     DatumGetBool(named[i])};
+        grants[i] = {DatumGetObjectId(roles[i]), DatumGetInt32(rights[i]), DatumGetBool(named[i])};
     queue->grants = grants;
 }
 
@@ -289,11 +246,8 @@ void require_home(const Queue *queue) {
 // ---- invalidation ----
 
 static void relation_changed(Datum, Oid relation) {
-    if (!relations_known || relation == known.queue || relation == known.job ||
-        relation == InvalidOid) {
+    if (forget_relations(relation))
         queues_stale = true;
-        relations_known = false;
-    }
 }
 
 static void roles_changed(Datum, int, uint32) { queues_stale = true; }

@@ -1,26 +1,12 @@
-// What a session knows of the extension's own objects: oids, the owner, queues with their stages and
-// rights. Read on first use, forgotten when anybody changes them (relcache invalidation).
+// What a session knows of the extension's own objects: queues with their stages
+// and rights. Read on first use, forgotten when anybody changes them (relcache invalidation).
 #pragma once
 
 #include "core/name.hpp"
 #include "core/state.hpp"
-#include "pg/server.hpp"
+#include "pg/relations.hpp"
 
 namespace pgjobs {
-
-struct Relations {
-    Oid schema;
-    Oid owner; // of the extension's tables: whom privileged sections run as
-    Oid job;
-    Oid history;
-    Oid queue;
-    Oid job_id_seq;
-    Oid queue_id_seq;
-};
-
-// 42704 where the extension is not installed.
-const Relations *relations();
-bool extension_exists();
 
 enum class Notify : int8_t { off, wakeup, events };
 
@@ -33,8 +19,8 @@ struct Grant {
     bool named; // the role still has the name that the right was granted to
 };
 
-// A queue as last committed (or as this transaction left it). Good until the end of the transaction,
-// though perhaps not the newest then. Times in microseconds.
+// A queue as last committed (or as this transaction left it). Good until the end of the
+// transaction, though perhaps not the newest then. Times in microseconds.
 struct Queue {
     int32 id;
     char name[core::longest_name + 1];

@@ -48,19 +48,19 @@ template <class T> struct Entries {
     int space;
 };
 
-constexpr int most_events = 1000;   // per transaction and queue; then one resync
-constexpr int most_leases = 20000;  // then the worker looks at the table
-constexpr int most_finished = 256;  // then everybody who awaits is woken
+constexpr int most_events = 1000;  // per transaction and queue; then one resync
+constexpr int most_leases = 20000; // then the worker looks at the table
+constexpr int most_finished = 256; // then everybody who awaits is woken
 
 struct Pending {
     bool any;
     bool everything;
-    bool holds;           // a session lease was taken
-    bool finished_lost;   // finished does not list all
-    bool leases_lost;     // leases does not list all
-    bool rescan;          // of databases
-    bool dropped;         // the extension
-    bool installed;       // the extension
+    bool holds;         // a session lease was taken
+    bool finished_lost; // finished does not list all
+    bool leases_lost;   // leases does not list all
+    bool rescan;        // of databases
+    bool dropped;       // the extension
+    bool installed;     // the extension
     Oid dropped_database;
     TimestampTz next_due;
     Database *database;
@@ -94,10 +94,9 @@ template <class T> static T *append(Entries<T> *entries) {
     if (entries->count == entries->space) {
         int space = entries->space == 0 ? 16 : entries->space * 2;
         Size size = sizeof(T) * space;
-        entries->data = static_cast<T *>(
-            entries->data == nullptr
-                ? MemoryContextAllocHuge(TopTransactionContext, size)
-                : repalloc_huge(entries->data, size));
+        entries->data = static_cast<T *>(entries->data == nullptr
+                                             ? MemoryContextAllocHuge(TopTransactionContext, size)
+                                             : repalloc_huge(entries->data, size));
         entries->space = space;
     }
     T *entry = &entries->data[entries->count++];
@@ -126,8 +125,8 @@ static QueueTally *find_tally(int32 queue, int16 stage, int level, int before) {
 }
 
 static QueueTally *tally_of(int32 queue, int16 stage) {
-    QueueTally *tally = find_tally(queue, stage, GetCurrentTransactionNestLevel(),
-                                   pending.queues.count);
+    QueueTally *tally =
+        find_tally(queue, stage, GetCurrentTransactionNestLevel(), pending.queues.count);
     if (tally == nullptr) {
         tally = append(&pending.queues);
         tally->queue = queue;
@@ -136,7 +135,8 @@ static QueueTally *tally_of(int32 queue, int16 stage) {
     return tally;
 }
 
-// Tallies of a committed subtransaction join their parent's, so that loops of savepoints stay small.
+// Tallies of a committed subtransaction join their parent's, so that loops of savepoints stay
+// small.
 static void merge_tallies(int level) {
     int kept = pending.queues.count;
     while (kept > 0 && pending.queues.data[kept - 1].level >= level)
@@ -303,8 +303,8 @@ void end_claim() { pending.claims_end = XactLastRecEnd; }
 static void relax_commit() {
     if (pending.claimed && !pending.durable && XactLastRecEnd == pending.claims_end &&
         synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
-        set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
-                          GUC_ACTION_LOCAL, true, 0, false);
+        set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL,
+                          true, 0, false);
 }
 
 // ---- telling ----

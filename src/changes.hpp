@@ -2,9 +2,9 @@
 // when it commits: who must be woken, notified, reaped, and when. Nothing is told on rollback, of
 // the transaction or of a savepoint.
 //
-// Everything that the callbacks need is allocated while the rows are changed. The callbacks allocate
-// nothing, raise nothing, log nothing, hold one lock at a time, and return at once when the
-// transaction touched nothing.
+// Everything that the callbacks need is allocated while the rows are changed. The callbacks
+// allocate nothing, raise nothing, log nothing, hold one lock at a time, and return at once when
+// the transaction touched nothing.
 #pragma once
 
 #include "core/state.hpp"

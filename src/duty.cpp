@@ -10,7 +10,7 @@ namespace pgjobs::duty {
 
 using store::Col;
 
-constexpr int batch = 500;
+constexpr int64 batch = 500;
 
 // Only queues that are at home here.
 #define AT_HOME                                                                                    \
@@ -44,8 +44,7 @@ static int compare_ids(const void *a, const void *b) {
 static Due *find_due(pg::Statement *statement, TimestampTz now, bool *more, TimestampTz *next) {
     auto *due = static_cast<Due *>(palloc0(sizeof(Due)));
     pg::as_owner([&] {
-        uint64 count =
-            pg::run(statement, pg::value(static_cast<int64>(batch + 1)), pg::oid_value(MyDatabaseId));
+        uint64 count = pg::run(statement, pg::value(batch + 1), pg::oid_value(MyDatabaseId));
         for (uint64 i = 0; i < count; i++) {
             if (pg::int64_at(i, 2) > now) {
                 *next = Min(*next, pg::int64_at(i, 2));
@@ -61,8 +60,8 @@ static Due *find_due(pg::Statement *statement, TimestampTz now, bool *more, Time
     return due;
 }
 
-// Runs `step(jobs, archive)` on each due row that nobody else has; it returns whether it did something. Rows
-// that somebody has are looked at again soon.
+// Runs `step(jobs, archive)` on each due row that nobody else has; it returns whether it did
+// something. Rows that somebody has are looked at again soon.
 template <class F> static int64 for_each_due(const Due &due, TimestampTz *next, F step) {
     if (due.count == 0)
         return 0;

@@ -72,14 +72,16 @@ void prepare_partitions(int64 retention, TimestampTz now) {
 
 // ---- moving ----
 
-static void open_leaf(Archive *archive, TimestampTz keep_until) {
+// The leaf stays open from job to job: it lives as long as the table of jobs does.
+static void open_leaf(Archive *archive, store::Table *jobs, TimestampTz keep_until) {
     TimestampTz start = day_of(keep_until);
     if (archive->leaf != nullptr && archive->leaf_start == start)
         return;
     close(archive);
     if (!OidIsValid(leaf_oid(start)))
         pg::as_owner([&] { make_partition(start); });
-    archive->leaf = store::open(leaf_oid(start));
+    archive->leaf =
+        pg::in_context(jobs->estate->es_query_cxt, [&] { return store::open(leaf_oid(start)); });
     archive->leaf_start = start;
 }
 
@@ -141,7 +143,7 @@ static void write_contents(store::Table *jobs, store::Table *leaf, const Ending 
 void finish(Archive *archive, store::Table *jobs, const Queue *queue, const Ending &ending) {
     int64 kept = ending.state == core::State::dead ? queue->dead_retention : queue->retention;
     TimestampTz keep_until = ending.at + Max(kept, shortest_receipt);
-    open_leaf(archive, keep_until);
+    open_leaf(archive, jobs, keep_until);
     store::start_row(archive->leaf);
     write_receipt(jobs, archive->leaf, keep_until, ending);
     if (kept > 0)
@@ -170,8 +172,7 @@ static void make_all(TimestampTz now) {
     uint64 count = pg::run(&select_retentions, pg::oid_value(MyDatabaseId));
     auto *retentions = static_cast<int64 *>(palloc(sizeof(int64) * (count + 1)));
     for (uint64 i = 0; i < count; i++)
-        retentions[i] =
-            pg::microseconds(DatumGetIntervalP(pg::datum_at(i, 1)), "retention", 0);
+        retentions[i] = pg::microseconds(DatumGetIntervalP(pg::datum_at(i, 1)), "retention", 0);
     for (uint64 i = 0; i < count; i++)
         prepare_partitions(retentions[i], now);
 }
@@ -226,8 +227,7 @@ int64 keep(TimestampTz now, TimestampTz *next) {
 PGJOBS_FUNCTION(_keep_history) {
     pg::require_writable("pgjobs._keep_history()");
     require_administrator("run pgjobs' duties");
-    TimestampTz now =
-        pg::finite(DatumGetTimestampTz(pg::required(fcinfo, 0, "now")), "now");
+    TimestampTz now = pg::finite(DatumGetTimestampTz(pg::required(fcinfo, 0, "now")), "now");
     TimestampTz next = PG_INT64_MAX;
     PG_RETURN_INT64(keep(now, &next));
 }

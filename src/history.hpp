@@ -22,9 +22,9 @@ struct Ending {
     bool has_result; // false: the result of the stage before stays
     bool result_null;
     Datum result;
-    const char *error;   // nullptr: the error of the last attempt stays
-    Datum attempts;      // 0: as they are
-    int64 done_token;    // 0: as it is
+    const char *error; // nullptr: the error of the last attempt stays
+    Datum attempts;    // 0: as they are
+    int64 done_token;  // 0: as it is
 };
 
 // Writes the locked job `found` into history as ended and removes it from the live table. Open the

@@ -53,8 +53,9 @@ static void list_databases() {
     ListCell *cell;
     foreach (cell, present)
         if (find_or_add_database(lfirst_oid(cell)) == nullptr) {
-            ereport(LOG, errmsg("pgjobs looks after %d databases and cannot take more",
-                                settings::max_databases),
+            ereport(LOG,
+                    errmsg("pgjobs looks after %d databases and cannot take more",
+                           settings::max_databases),
                     errhint("Raise pgjobs.max_databases or list databases in pgjobs.databases."));
             break;
         }
@@ -141,7 +142,8 @@ static void leave(int, Datum) { pg_atomic_write_u32(&shared->launcher, 0); }
 static TimestampTz turn() {
     if (pg_atomic_exchange_u32(&shared->rescan, 0) != 0) {
         pg::Failure failure;
-        if (!pg::try_transaction("pgjobs: listing databases", [] { list_databases(); }, &failure)) {
+        if (!pg::try_transaction(
+                "pgjobs: listing databases", [] { list_databases(); }, &failure)) {
             ereport(LOG, errmsg("pgjobs could not list databases: %s", failure.message));
             pg_atomic_write_u32(&shared->rescan, 1);
             return GetCurrentTimestamp() + USECS_PER_SEC;

@@ -14,8 +14,7 @@ constexpr int batch = 500;
 // ---- the list ----
 
 bool remember(const Lease &lease) {
-    auto *entry =
-        static_cast<Lease *>(hash_search(leases, &lease.key, HASH_ENTER_NULL, nullptr));
+    auto *entry = static_cast<Lease *>(hash_search(leases, &lease.key, HASH_ENTER_NULL, nullptr));
     if (entry == nullptr)
         return false;
     entry->expires_at = lease.expires_at;

@@ -23,8 +23,8 @@ int64 this_epoch();
 // Whether the job's lease is over at `now`: by time, or because its session is gone.
 bool is_over(TimestampTz lease_expires_at, int64 hold_epoch, int64 hold_session, TimestampTz now);
 
-// Takes back jobs whose lease is over, in batches; returns how many. `more` is set while there may be
-// others, `next` lowered to the next end of a lease. In a worker's transaction.
+// Takes back jobs whose lease is over, in batches; returns how many. `more` is set while there may
+// be others, `next` lowered to the next end of a lease. In a worker's transaction.
 int64 reap(TimestampTz now, bool *more, TimestampTz *next);
 
 } // namespace pgjobs::lease

@@ -229,8 +229,7 @@ static void add_dead_letter(store::Table *jobs, const Queue *queue, const char *
 State fail(store::Table *jobs, history::Archive *archive, const Queue *queue,
            const Failure &failure, TimestampTz now) {
     Datum attempts = with_attempt(jobs, queue, failure.outcome, failure.error, now);
-    bool left =
-        store::get_int32(jobs, Col::attempt) < store::get_int32(jobs, Col::max_attempts);
+    bool left = store::get_int32(jobs, Col::attempt) < store::get_int32(jobs, Col::max_attempts);
     if (!left || !failure.retry) {
         add_dead_letter(jobs, queue, failure.error, now);
         history::Ending ending{};

@@ -11,8 +11,8 @@ namespace pgjobs {
 using core::State;
 using store::Col;
 
-// Runs `step(jobs, queue, now)` on the open job, locked, and returns what it returns; false if there
-// is no such open job. Needs the right to operate the queue.
+// Runs `step(jobs, queue, now)` on the open job, locked, and returns what it returns; false if
+// there is no such open job. Needs the right to operate the queue.
 template <class F> static bool on_open_job(int64 id, F step) {
     return store::with_jobs([&](store::Table *jobs) {
         if (!store::find(jobs, id, LockWaitBlock))
@@ -59,8 +59,8 @@ PGJOBS_FUNCTION(reschedule) {
 // pgjobs.reprioritize(id, priority) -> boolean
 PGJOBS_FUNCTION(reprioritize) {
     int64 id = pg::required_int64(fcinfo, 0, "id");
-    int64 priority = pg::ranged(pg::required_int64(fcinfo, 1, "priority"), "priority",
-                                PG_INT16_MIN, PG_INT16_MAX);
+    int64 priority = pg::ranged(pg::required_int64(fcinfo, 1, "priority"), "priority", PG_INT16_MIN,
+                                PG_INT16_MAX);
     pg::require_writable("pgjobs.reprioritize()");
     PG_RETURN_BOOL(on_open_job(id, [&](store::Table *jobs, const Queue *, TimestampTz) {
         store::start_row(jobs);
@@ -125,8 +125,8 @@ static Dead *list_dead(int32 queue, int64 after, uint64 most, uint64 *count) {
     return pg::as_owner([&]() -> Dead * {
         const pg::Value values[] = {pg::value(queue), pg::value(after)};
         *count = pg::run(&select_dead, values, most);
-        auto *dead = static_cast<Dead *>(
-            MemoryContextAlloc(caller, sizeof(Dead) * Max(*count, uint64{1})));
+        auto *dead =
+            static_cast<Dead *>(MemoryContextAlloc(caller, sizeof(Dead) * Max(*count, uint64{1})));
         for (uint64 i = 0; i < *count; i++)
             dead[i] = {pg::int64_at(i, 1), pg::bool_at(i, 2)};
         return dead;
@@ -136,9 +136,8 @@ static Dead *list_dead(int32 queue, int64 after, uint64 most, uint64 *count) {
 // pgjobs.redrive(queue, max_jobs) -> bigint
 PGJOBS_FUNCTION(redrive) {
     char *name = pg::required_string(fcinfo, 0, "queue");
-    int64 most = pg::given(fcinfo, 1)
-                     ? pg::ranged(PG_GETARG_INT64(1), "max_jobs", 1, PG_INT64_MAX)
-                     : PG_INT64_MAX;
+    int64 most = pg::given(fcinfo, 1) ? pg::ranged(PG_GETARG_INT64(1), "max_jobs", 1, PG_INT64_MAX)
+                                      : PG_INT64_MAX;
     pg::require_writable("pgjobs.redrive()");
     const Queue *queue = get_queue(name);
     require_right(queue, operate);
@@ -151,9 +150,8 @@ PGJOBS_FUNCTION(redrive) {
         for (uint64 i = 0; i < count && revived < most; i++) {
             after = dead[i].id;
             if (!dead[i].blocked)
-                revived += pg::as_owner([&] {
-                    return static_cast<int64>(pg::run(&revive_one, pg::value(after)));
-                });
+                revived += pg::as_owner(
+                    [&] { return static_cast<int64>(pg::run(&revive_one, pg::value(after))); });
             CHECK_FOR_INTERRUPTS();
         }
         pfree(dead);
@@ -218,8 +216,7 @@ static void return_details(FunctionCallInfo fcinfo) {
     Datum values[detail_columns];
     bool nulls[detail_columns];
     for (int i = 0; i < detail_columns; i++)
-        values[i] =
-            SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &nulls[i]);
+        values[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &nulls[i]);
     pg::return_row(fcinfo, values, nulls);
 }
 

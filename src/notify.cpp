@@ -21,9 +21,8 @@ static uint32 first_place(Oid database, int32 queue) {
 static QueueHints *search(Oid database, int32 queue, QueueHints **free_place) {
     uint32 place = first_place(database, queue);
     for (int i = 0; i < longest_probe; i++) {
-        QueueHints *hints =
-            &queue_hints[(place + static_cast<uint32>(i)) %
-                         static_cast<uint32>(settings::max_queues)];
+        QueueHints *hints = &queue_hints[(place + static_cast<uint32>(i)) %
+                                         static_cast<uint32>(settings::max_queues)];
         if (hints->database == database && hints->queue == queue)
             return hints;
         if (hints->database == InvalidOid && *free_place == nullptr)
@@ -106,9 +105,8 @@ static void take(Database *database, Batch *taken) {
         hints->wakeup = hints->resync = false;
     }
     while (taken->event_count < batch && database->first_event != database->next_event)
-        taken->events[taken->event_count++] =
-            ring_of(database)[database->first_event++ %
-                              static_cast<uint32>(settings::event_buffer)];
+        taken->events[taken->event_count++] = ring_of(
+            database)[database->first_event++ % static_cast<uint32>(settings::event_buffer)];
     taken->more |= database->first_event != database->next_event;
     LWLockRelease(shared->events_lock);
 }

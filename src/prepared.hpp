@@ -1,6 +1,6 @@
 // Prepared transactions: COMMIT PREPARED runs no transaction callback, and a prepared transaction
-// survives a restart. So each that touched jobs leaves a pin here, and when its transaction is over,
-// everything that its callbacks would have told is looked up in the tables.
+// survives a restart. So each that touched jobs leaves a pin here, and when its transaction is
+// over, everything that its callbacks would have told is looked up in the tables.
 #pragma once
 
 #include "shared.hpp"

@@ -88,7 +88,8 @@ static object_access_hook_type previous_object_access;
 static ProcessUtility_hook_type previous_utility;
 
 // DROP DATABASE calls this after its permission check and before it counts other sessions.
-static void object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId, void *arg) {
+static void object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
+                          void *arg) {
     if (previous_object_access)
         previous_object_access(access, classId, objectId, subId, arg);
     if (access != OAT_DROP)
@@ -124,8 +125,8 @@ static void before_utility(Node *statement) {
     case T_CreatedbStmt:
         if (const char *name = template_of(reinterpret_cast<CreatedbStmt *>(statement))) {
             Oid database = get_database_oid(name, true);
-            if (OidIsValid(database) && (superuser() || pg::owns_database(database) ||
-                                         pg::is_template_for_me(database)))
+            if (OidIsValid(database) &&
+                (superuser() || pg::owns_database(database) || pg::is_template_for_me(database)))
                 hold_off(database);
         }
         break;
@@ -170,13 +171,12 @@ static void utility(PlannedStmt *statement, const char *query, bool read_only,
                     QueryCompletion *completion) {
     // The statement may be freed by its own execution (ROLLBACK ends the portal's memory).
     Node *node = statement->utilityStmt;
-    bool watched = IsA(node, CreatedbStmt) || IsA(node, AlterDatabaseStmt) ||
-                   IsA(node, RenameStmt) || IsA(node, DiscardStmt) ||
-                   (IsA(node, TransactionStmt) &&
-                    (reinterpret_cast<TransactionStmt *>(node)->kind ==
-                         TRANS_STMT_COMMIT_PREPARED ||
-                     reinterpret_cast<TransactionStmt *>(node)->kind ==
-                         TRANS_STMT_ROLLBACK_PREPARED));
+    bool watched =
+        IsA(node, CreatedbStmt) || IsA(node, AlterDatabaseStmt) || IsA(node, RenameStmt) ||
+        IsA(node, DiscardStmt) ||
+        (IsA(node, TransactionStmt) &&
+         (reinterpret_cast<TransactionStmt *>(node)->kind == TRANS_STMT_COMMIT_PREPARED ||
+          reinterpret_cast<TransactionStmt *>(node)->kind == TRANS_STMT_ROLLBACK_PREPARED));
     if (watched)
         before_utility(node);
     auto next = previous_utility ? previous_utility : standard_ProcessUtility;

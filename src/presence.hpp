@@ -12,7 +12,7 @@ void extension_gone(Database *database); // wakes everybody who waits there: the
 void database_gone(Oid oid);
 
 // Stops the worker of a database and lets none start until the transaction ends.
-void hold_off(Oid database);
+void hold_off(Oid oid);
 
 // Ends the hold-offs of this transaction; at its end, success or not.
 void release();

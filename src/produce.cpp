@@ -253,8 +253,8 @@ PGJOBS_FUNCTION(enqueue_many) {
 
     const Queue *queue = open_queue(name, "pgjobs.enqueue_many()");
     int count = payloads.count;
-    auto *list = static_cast<NewJob *>(palloc_extended(
-        sizeof(NewJob) * Max(count, 1), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO));
+    auto *list = static_cast<NewJob *>(
+        palloc_extended(sizeof(NewJob) * Max(count, 1), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO));
     auto *modes = static_cast<OnConflict *>(
         palloc_extended(sizeof(OnConflict) * Max(count, 1), MCXT_ALLOC_HUGE));
     for (int i = 0; i < count; i++) {
@@ -262,8 +262,8 @@ PGJOBS_FUNCTION(enqueue_many) {
         job->queue = queue;
         job->stage = first_stage(queue, stage);
         job->priority = priority;
-        job->max_attempts = max_attempts > 0 ? static_cast<int32>(max_attempts)
-                                             : queue->max_attempts;
+        job->max_attempts =
+            max_attempts > 0 ? static_cast<int32>(max_attempts) : queue->max_attempts;
         job->due_at = due_at;
         job->expires_at = never;
         job->payload = checked_json(payloads.data[i], "payload");
@@ -273,8 +273,8 @@ PGJOBS_FUNCTION(enqueue_many) {
             job->unique_key = checked_key(keys.data[i]);
         modes[i] = on_conflict;
     }
-    auto *ids = static_cast<int64 *>(
-        palloc_extended(sizeof(int64) * Max(count, 1), MCXT_ALLOC_HUGE));
+    auto *ids =
+        static_cast<int64 *>(palloc_extended(sizeof(int64) * Max(count, 1), MCXT_ALLOC_HUGE));
     add_all(list, count, modes, now, ids);
     PG_RETURN_DATUM(pg::int64_array(ids, count));
 }
@@ -287,8 +287,8 @@ static Datum cast_member(const JsonbValue *value, Oid type) {
     if (value->type == jbvString)
         text = pnstrdup(value->val.string.val, value->val.string.len);
     else if (value->type == jbvNumeric)
-        text = DatumGetCString(
-            DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
+        text =
+            DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
     else
         ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                 errmsg("a member of a job has the wrong JSON type"),
@@ -330,8 +330,7 @@ static void read_member(BatchJob *batch, const char *name, JsonbValue *value, co
     } else if (strcmp(name, "unique_key") == 0) {
         job->unique_key = checked_key(cast_member(value, TEXTOID));
     } else if (strcmp(name, "on_conflict") == 0) {
-        batch->on_conflict =
-            parse_on_conflict(TextDatumGetCString(cast_member(value, TEXTOID)));
+        batch->on_conflict = parse_on_conflict(TextDatumGetCString(cast_member(value, TEXTOID)));
     } else if (strcmp(name, "stage") == 0) {
         job->stage = stage_number(queue, TextDatumGetCString(cast_member(value, TEXTOID)));
     } else {
@@ -379,8 +378,7 @@ PGJOBS_FUNCTION(enqueue_batch) {
     auto *ids = static_cast<int64 *>(palloc0(sizeof(int64) * Max(count, 1)));
     for (int i = 0; i < count; i++) {
         JsonbValue *element = getIthJsonbValueFromContainer(&array->root, i);
-        if (element->type != jbvBinary ||
-            !JsonContainerIsObject(element->val.binary.data))
+        if (element->type != jbvBinary || !JsonContainerIsObject(element->val.binary.data))
             ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                     errmsg("element %d of \"jobs\" is not a JSON object", i + 1),
                     errhint("Give an array of objects such as [{\"payload\": {}}]."));

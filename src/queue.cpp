@@ -81,8 +81,8 @@ static Options read_options(FunctionCallInfo fcinfo) {
     check_stages(options.stages);
     options.lease = checked_interval(fcinfo, 2, "lease", shortest_lease);
     if (pg::given(fcinfo, 3))
-        options.max_attempts = pg::value(static_cast<int32>(
-            pg::ranged(PG_GETARG_INT64(3), "max_attempts", 1, PG_INT32_MAX)));
+        options.max_attempts = pg::value(
+            static_cast<int32>(pg::ranged(PG_GETARG_INT64(3), "max_attempts", 1, PG_INT32_MAX)));
     options.backoff = checked_interval(fcinfo, 4, "backoff", 0);
     options.backoff_max = checked_interval(fcinfo, 5, "backoff_max", 0);
     options.retention = checked_interval(fcinfo, 6, "retention", 0);
@@ -125,9 +125,8 @@ static int32 dead_letter_id(const char *name, int32 id) {
 
 // ---- home ----
 
-static constinit pg::Statement select_home{"SELECT h.id FROM pgjobs.home h WHERE h.database = $1",
-                                           {OIDOID},
-                                           nullptr};
+static constinit pg::Statement select_home{
+    "SELECT h.id FROM pgjobs.home h WHERE h.database = $1", {OIDOID}, nullptr};
 static constinit pg::Statement insert_home{
     "INSERT INTO pgjobs.home (id, database) VALUES ($1, $2)", {INT8OID, OIDOID}, nullptr};
 static constinit pg::Statement select_any_queue{"SELECT FROM pgjobs.queue q LIMIT 1", {}, nullptr};
@@ -193,12 +192,18 @@ PGJOBS_FUNCTION(create_queue) {
             ereport(ERROR, errcode(ERRCODE_DUPLICATE_OBJECT),
                     errmsg("queue \"%s\" already exists", name),
                     errhint("Change it with pgjobs.alter_queue()."));
-        const pg::Value row[] = {pg::value(id),          pg::value(name),
-                                 pg::value(home),        options.lease,
-                                 options.max_attempts,   options.backoff,
-                                 options.backoff_max,    options.retention,
-                                 options.dead_retention, options.notify,
-                                 letter,                 options.durable_claims};
+        const pg::Value row[] = {pg::value(id),
+                                 pg::value(name),
+                                 pg::value(home),
+                                 options.lease,
+                                 options.max_attempts,
+                                 options.backoff,
+                                 options.backoff_max,
+                                 options.retention,
+                                 options.dead_retention,
+                                 options.notify,
+                                 letter,
+                                 options.durable_claims};
         pg::run(&insert_queue, row);
         if (options.stages.data == nullptr)
             pg::run(&insert_stage, pg::value(id), pg::value(static_cast<int16>(1)),
@@ -252,15 +257,14 @@ PGJOBS_FUNCTION(alter_queue) {
     check_appended(queue, options.stages);
     pg::Value letter{};
     if (options.dead_letter != nullptr)
-        letter = pg::value(options.dead_letter[0] == '\0'
-                               ? 0
-                               : dead_letter_id(options.dead_letter, queue->id));
+        letter = pg::value(
+            options.dead_letter[0] == '\0' ? 0 : dead_letter_id(options.dead_letter, queue->id));
     pg::as_owner([&] {
-        const pg::Value values[] = {pg::value(queue->id), options.lease,
-                                    options.max_attempts, options.backoff,
-                                    options.backoff_max,  options.retention,
-                                    options.dead_retention, options.notify,
-                                    letter,               options.durable_claims};
+        const pg::Value values[] = {
+            pg::value(queue->id),   options.lease,       options.max_attempts,
+            options.backoff,        options.backoff_max, options.retention,
+            options.dead_retention, options.notify,      letter,
+            options.durable_claims};
         pg::run(&update_queue, values);
         insert_stages(queue->id, options.stages, queue->stage_count);
         TimestampTz now = GetCurrentTimestamp();
@@ -273,7 +277,8 @@ PGJOBS_FUNCTION(alter_queue) {
 // ---- pause, resume ----
 
 static constinit pg::Statement update_paused{
-    "UPDATE pgjobs.queue SET paused = $2 WHERE id = $1 AND paused <> $2", {INT4OID, BOOLOID},
+    "UPDATE pgjobs.queue SET paused = $2 WHERE id = $1 AND paused <> $2",
+    {INT4OID, BOOLOID},
     nullptr};
 
 static void set_paused(const Queue *queue, bool paused) {
@@ -310,8 +315,7 @@ struct IdBatch {
 static IdBatch *list_open(int32 queue, int64 after, bool running) {
     auto *list = static_cast<IdBatch *>(palloc0(sizeof(IdBatch)));
     pg::as_owner([&] {
-        list->count =
-            pg::run(&select_open, pg::value(queue), pg::value(after), pg::value(running));
+        list->count = pg::run(&select_open, pg::value(queue), pg::value(after), pg::value(running));
         for (uint64 i = 0; i < list->count; i++)
             list->ids[i] = pg::int64_at(i, 1);
     });
@@ -359,12 +363,12 @@ static constinit pg::Statement clear_feeders{
     "UPDATE pgjobs.queue SET dead_letter = NULL WHERE dead_letter = $1", {INT4OID}, nullptr};
 static constinit pg::Statement delete_history{
     "DELETE FROM pgjobs.history WHERE queue_id = $1", {INT4OID}, nullptr};
-static constinit pg::Statement delete_acl{"DELETE FROM pgjobs.acl WHERE queue_id = $1", {INT4OID},
-                                          nullptr};
-static constinit pg::Statement delete_stages{"DELETE FROM pgjobs.stage WHERE queue_id = $1",
-                                             {INT4OID}, nullptr};
-static constinit pg::Statement delete_queue{"DELETE FROM pgjobs.queue WHERE id = $1", {INT4OID},
-                                            nullptr};
+static constinit pg::Statement delete_acl{
+    "DELETE FROM pgjobs.acl WHERE queue_id = $1", {INT4OID}, nullptr};
+static constinit pg::Statement delete_stages{
+    "DELETE FROM pgjobs.stage WHERE queue_id = $1", {INT4OID}, nullptr};
+static constinit pg::Statement delete_queue{
+    "DELETE FROM pgjobs.queue WHERE id = $1", {INT4OID}, nullptr};
 
 static void check_droppable(const Queue *queue) {
     IdBatch *open = list_open(queue->id, 0, true);
@@ -422,7 +426,7 @@ PGJOBS_FUNCTION(resume) {
         LockRelationOid(relations()->queue, ShareRowExclusiveLock);
         pg::run(&delete_strange_homes, pg::oid_value(MyDatabaseId));
         int64 home = pg::run(&select_home, pg::oid_value(MyDatabaseId)) > 0 ? pg::int64_at(0, 1)
-                                                                             : insert_new_home();
+                                                                            : insert_new_home();
         if (pg::run(&adopt_queues, pg::value(home)) > 0)
             acl::find_roles_again();
         TimestampTz next = never;

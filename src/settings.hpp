@@ -5,14 +5,14 @@
 
 namespace pgjobs::settings {
 
-extern char *databases;      // only these databases get a worker; empty: all with the extension
-extern int max_databases;    // databases with their own place in shared memory
-extern int max_queues;       // queues with their own place in shared memory, over all databases
-extern int max_leases;       // running jobs with their own place in shared memory
-extern int event_buffer;     // events that wait to be sent, per database
-extern int max_payload;      // largest payload or headers of a job, bytes
-extern int idle_exit;        // seconds after which an idle worker exits
-extern bool execute;         // false: this server hands out no jobs (for clones)
+extern char *databases;   // only these databases get a worker; empty: all with the extension
+extern int max_databases; // databases with their own place in shared memory
+extern int max_queues;    // queues with their own place in shared memory, over all databases
+extern int max_leases;    // running jobs with their own place in shared memory
+extern int event_buffer;  // events that wait to be sent, per database
+extern int max_payload;   // largest payload or headers of a job, bytes
+extern int idle_exit;     // seconds after which an idle worker exits
+extern bool execute;      // false: this server hands out no jobs (for clones)
 
 // Call from _PG_init while the library is preloaded.
 void define();

@@ -26,8 +26,7 @@ static void request() {
         previous_request();
     RequestAddinShmemSpace(MAXALIGN(sizeof(Shared)));
     RequestAddinShmemSpace(bytes(sizeof(Database), settings::max_databases));
-    RequestAddinShmemSpace(
-        bytes(sizeof(Event) * settings::event_buffer, settings::max_databases));
+    RequestAddinShmemSpace(bytes(sizeof(Event) * settings::event_buffer, settings::max_databases));
     RequestAddinShmemSpace(bytes(sizeof(QueueHints), settings::max_queues));
     RequestAddinShmemSpace(hash_estimate_size(settings::max_leases, sizeof(Lease)));
     RequestAddinShmemSpace(bytes(sizeof(Waiter), process_count()));

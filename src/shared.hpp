@@ -21,24 +21,24 @@ enum Work : uint32 {
 // One database that has, or may have, the extension. Found by `oid`; a place is never moved, so an
 // index into the array stays good as long as `oid` is checked.
 struct Database {
-    Oid oid;                     // InvalidOid: free.                       [databases lock]
-    bool installed;              // the extension is there                  [databases lock]
-    bool probed;                 // a worker has looked                     [databases lock]
-    bool starting;               // the launcher has asked for a worker     [databases lock]
-    int held_by;                 // pid of a session that wants no worker   [databases lock]
-    TimestampTz retry_at;        // no new worker before this               [databases lock]
-    int failures;                // starts in a row that came to nothing    [databases lock]
-    pg_atomic_uint32 worker;     // procno + 1 of the worker, 0 without
-    pg_atomic_uint32 worker_pid; // 0 without
-    pg_atomic_uint32 work;       // bits of Work
-    pg_atomic_uint64 next_due;   // TimestampTz at which something is due, or never
-    pg_atomic_uint32 waiters;    // sessions in wait or await
-    pg_atomic_uint32 epoch;      // moves when the extension is dropped
-    pg_atomic_uint32 leases_lost; // 1: the lease list is not complete
+    Oid oid;                        // InvalidOid: free.                       [databases lock]
+    bool installed;                 // the extension is there                  [databases lock]
+    bool probed;                    // a worker has looked                     [databases lock]
+    bool starting;                  // the launcher has asked for a worker     [databases lock]
+    int held_by;                    // pid of a session that wants no worker   [databases lock]
+    TimestampTz retry_at;           // no new worker before this               [databases lock]
+    int failures;                   // starts in a row that came to nothing    [databases lock]
+    pg_atomic_uint32 worker;        // procno + 1 of the worker, 0 without
+    pg_atomic_uint32 worker_pid;    // 0 without
+    pg_atomic_uint32 work;          // bits of Work
+    pg_atomic_uint64 next_due;      // TimestampTz at which something is due, or never
+    pg_atomic_uint32 waiters;       // sessions in wait or await
+    pg_atomic_uint32 epoch;         // moves when the extension is dropped
+    pg_atomic_uint32 leases_lost;   // 1: the lease list is not complete
     pg_atomic_uint32 prepared_lost; // 1: a prepared transaction may be missing in the list of pins
-    pg_atomic_uint32 notify_all; // 1: a place for a queue was missing: resync all of them
-    uint32 first_event;          // ring of events: count taken out         [events lock]
-    uint32 next_event;           // ring of events: count put in            [events lock]
+    pg_atomic_uint32 notify_all;    // 1: a place for a queue was missing: resync all of them
+    uint32 first_event;             // ring of events: count taken out         [events lock]
+    uint32 next_event;              // ring of events: count put in            [events lock]
 };
 
 // One change of a job's state, to be sent as a notification.
@@ -101,19 +101,19 @@ struct Shared {
     pg_atomic_uint32 rescan;   // 1: databases came or went
     pg_atomic_uint64 sessions; // numbers given to sessions that hold jobs
     pg_atomic_uint64 tickets;
-    int pins;                  // length of the array of pins; read-only
-    int procs;                 // length of the arrays of waiters and holders; read-only
+    int pins;  // length of the array of pins; read-only
+    int procs; // length of the arrays of waiters and holders; read-only
 };
 static_assert(std::is_trivially_copyable_v<Event> && std::is_trivially_copyable_v<Lease>);
 
 extern Shared *shared;
-extern Database *databases;          // settings::max_databases
-extern Event *events;                // settings::event_buffer per database
-extern QueueHints *queue_hints;      // settings::max_queues, open addressing
-extern HTAB *leases;                 // settings::max_leases
-extern Waiter *waiters;              // shared->procs
-extern pg_atomic_uint64 *holders;    // shared->procs: session number of each process, 0 without
-extern Pin *pins;                    // shared->pins
+extern Database *databases;       // settings::max_databases
+extern Event *events;             // settings::event_buffer per database
+extern QueueHints *queue_hints;   // settings::max_queues, open addressing
+extern HTAB *leases;              // settings::max_leases
+extern Waiter *waiters;           // shared->procs
+extern pg_atomic_uint64 *holders; // shared->procs: session number of each process, 0 without
+extern Pin *pins;                 // shared->pins
 
 // Installs the hooks that ask for and set up the memory. While preloading only.
 void share_memory();

@@ -1,7 +1,7 @@
 // Direct access to the tables: find, lock, insert, update, delete single rows by the server's own
 // row functions, without planner and SPI. It works on the newest committed version of a row plus
-// the transaction's own, in every isolation level, as foreign keys and sequences do. Users' triggers,
-// constraints and generated columns work as in a statement.
+// the transaction's own, in every isolation level, as foreign keys and sequences do. Users'
+// triggers, constraints and generated columns work as in a statement.
 #pragma once
 
 #include "pg/scope.hpp"
@@ -102,8 +102,8 @@ template <class F> auto with_jobs(F body) {
     }
 }
 
-// Locks the newest version of the job for an update and makes it `found`; false if there is none, or
-// if `policy` is LockWaitSkip and somebody else has it.
+// Locks the newest version of the job for an update and makes it `found`; false if there is none,
+// or if `policy` is LockWaitSkip and somebody else has it.
 bool find(Table *jobs, int64 id, LockWaitPolicy policy);
 
 // The columns of `found`.
@@ -121,13 +121,14 @@ inline void set(Table *t, Col c, Datum v) { set(t, static_cast<int>(c), v); }
 inline void set(Table *t, Past c, Datum v) { set(t, static_cast<int>(c), v); }
 inline void set_null(Table *t, Col c) { set_null(t, static_cast<int>(c)); }
 
-void insert(Table *table);  // the row under construction
-void update(Table *table);  // `found`, with the columns that were set
-void remove(Table *table);  // `found`
+void insert(Table *table); // the row under construction
+void update(Table *table); // `found`, with the columns that were set
+void remove(Table *table); // `found`
 
-// Visits the due jobs of one stage in claim order: ready and running, committed or our own, unlocked
-// or not. `visit` gets the row in `found` (not locked) and says whether to go on.
-bool scan_due(Table *jobs, int32 queue, int16 stage, bool (*visit)(Table *, void *), void *argument);
+// Visits the due jobs of one stage in claim order: ready and running, committed or our own,
+// unlocked or not. `visit` gets the row in `found` (not locked) and says whether to go on.
+bool scan_due(Table *jobs, int32 queue, int16 stage, bool (*visit)(Table *, void *),
+              void *argument);
 template <class F> bool scan_due(Table *jobs, int32 queue, int16 stage, F visit) {
     static_assert(pg::plain_body<F>);
     return scan_due(

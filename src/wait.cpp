@@ -85,9 +85,8 @@ static Database *enter(int32 queue, int16 stage, int64 job) {
         exit_watched = true;
     }
     uint64 ticket = pg_atomic_fetch_add_u64(&shared->tickets, 1);
-    pg::locked(shared->waiters_lock, LW_EXCLUSIVE, [&] {
-        *mine() = {database->oid, queue, stage, false, job, ticket, never};
-    });
+    pg::locked(shared->waiters_lock, LW_EXCLUSIVE,
+               [&] { *mine() = {database->oid, queue, stage, false, job, ticket, never}; });
     waiting_in = database;
     pg_atomic_fetch_add_u32(&database->waiters, 1);
     return database;
@@ -283,8 +282,7 @@ static Finish look(int64 job, MemoryContext caller) {
         pg::in_context(caller, [&] {
             finish.values[0] = datumCopy(pg::datum_at(0, 1), false, -1);
             if (!finish.nulls[1])
-                finish.values[1] =
-                    PointerGetDatum(PG_DETOAST_DATUM_COPY(pg::datum_at(0, 2)));
+                finish.values[1] = PointerGetDatum(PG_DETOAST_DATUM_COPY(pg::datum_at(0, 2)));
         });
         return finish;
     });

@@ -45,8 +45,7 @@ static void return_claimed(store::Table *jobs, const ClaimRequest &request,
     values[0] = Int64GetDatum(store::get_int64(jobs, Col::id, 0));
     values[1] = Int64GetDatum(claim.token);
     values[2] = CStringGetTextDatum(request.queue->name);
-    values[3] =
-        CStringGetTextDatum(stage_name(request.queue, store::get_int16(jobs, Col::stage)));
+    values[3] = CStringGetTextDatum(stage_name(request.queue, store::get_int16(jobs, Col::stage)));
     values[4] = Int32GetDatum(claim.attempt);
     values[5] = Int32GetDatum(store::get_int32(jobs, Col::max_attempts));
     values[6] = copied(jobs, Col::payload, &nulls[6]);
@@ -154,8 +153,7 @@ static OnLost parse_on_lost(const char *text) {
     if (strcmp(text, "error") == 0)
         return OnLost::error;
     ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-            errmsg("\"%s\" is not a value for \"on_lost\"", text),
-            errhint("Use skip or error."));
+            errmsg("\"%s\" is not a value for \"on_lost\"", text), errhint("Use skip or error."));
     pg_unreachable();
 }
 
@@ -181,8 +179,7 @@ static const char *why_lost(store::Table *jobs) {
 // nullptr for a lost lease where that is to be skipped.
 static const Queue *hold_fence(store::Table *jobs, int64 id, int64 token, OnLost on_lost) {
     bool found = store::find(jobs, id, LockWaitBlock);
-    const Queue *queue =
-        found ? find_queue(store::get_int32(jobs, Col::queue_id)) : nullptr;
+    const Queue *queue = found ? find_queue(store::get_int32(jobs, Col::queue_id)) : nullptr;
     if (queue != nullptr)
         require_right(queue, work);
     if (queue != nullptr && store::get_int64(jobs, Col::token, 0) == token && token != 0)
@@ -244,8 +241,7 @@ static ManyJobs many_jobs(FunctionCallInfo fcinfo, int on_lost_argument, const c
     ManyJobs many{};
     many.on_lost = parse_on_lost(pg::required_string(fcinfo, on_lost_argument, "on_lost"));
     pg::require_writable(verb);
-    many.items = static_cast<ManyJobs::Item *>(
-        palloc(sizeof(ManyJobs::Item) * Max(ids.count, 1)));
+    many.items = static_cast<ManyJobs::Item *>(palloc(sizeof(ManyJobs::Item) * Max(ids.count, 1)));
     many.done = static_cast<int64 *>(palloc(sizeof(int64) * Max(ids.count, 1)));
     for (int i = 0; i < ids.count; i++)
         many.items[i] = {DatumGetInt64(ids.data[i]), DatumGetInt64(tokens.data[i]), i};
@@ -267,9 +263,8 @@ template <class F> static Datum for_each_fenced(ManyJobs *many, F step) {
             const Queue *queue = hold_fence(jobs, item.id, item.token, many->on_lost);
             if (queue == nullptr)
                 continue;
-            pg::in_context(per_job, [&] {
-                step(jobs, &archive, queue, item.place, GetCurrentTimestamp());
-            });
+            pg::in_context(per_job,
+                           [&] { step(jobs, &archive, queue, item.place, GetCurrentTimestamp()); });
             MemoryContextReset(per_job);
             many->done[many->done_count++] = item.id;
         }
@@ -319,8 +314,8 @@ static Completion try_complete(store::Table *jobs, const OneJob &job, const char
     const Queue *queue = hold_fence(jobs, job.id, job.token, OnLost::error);
     int16 next = next_of(queue, store::get_int16(jobs, Col::stage), next_stage);
     history::Archive archive{};
-    *state = life::complete(jobs, &archive, queue, next, result_null, result,
-                            GetCurrentTimestamp());
+    *state =
+        life::complete(jobs, &archive, queue, next, result_null, result, GetCurrentTimestamp());
     history::close(&archive);
     return Completion::done;
 }
@@ -339,8 +334,7 @@ PGJOBS_FUNCTION(complete) {
         int32 id = receipt_of(job);
         const Queue *queue = id != 0 ? find_queue(id) : nullptr;
         if (queue == nullptr)
-            lease_lost(job.id,
-                       "There is no such open job: it was finished, cancelled or removed.");
+            lease_lost(job.id, "There is no such open job: it was finished, cancelled or removed.");
         require_right(queue, work);
     }
     PG_RETURN_TEXT_P(cstring_to_text(core::name_of(state)));
@@ -466,9 +460,9 @@ PGJOBS_FUNCTION(extend) {
 PGJOBS_FUNCTION(extend_many) {
     ManyJobs many = many_jobs(fcinfo, 3, "pgjobs.extend_many()");
     int64 lease = pg::optional_interval(fcinfo, 2, "lease", shortest_lease, 0);
-    PG_RETURN_DATUM(for_each_fenced(
-        &many, [&](store::Table *jobs, history::Archive *, const Queue *queue, int,
-                   TimestampTz now) { extend_lease(jobs, queue, lease, now); }));
+    PG_RETURN_DATUM(
+        for_each_fenced(&many, [&](store::Table *jobs, history::Archive *, const Queue *queue, int,
+                                   TimestampTz now) { extend_lease(jobs, queue, lease, now); }));
 }
 
 // pgjobs.progress(id, token, fraction, note) -> void

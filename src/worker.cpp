@@ -84,8 +84,8 @@ template <class F> static bool duty(Worker *worker, const char *activity, F body
         &failure);
     if (done)
         return true;
-    worker->backoff = worker->backoff == 0 ? USECS_PER_SEC / 10
-                                           : Min(worker->backoff * 2, longest_backoff);
+    worker->backoff =
+        worker->backoff == 0 ? USECS_PER_SEC / 10 : Min(worker->backoff * 2, longest_backoff);
     ereport(LOG, errmsg("%s failed: %s", activity, failure.message),
             errdetail("SQLSTATE %s; tried again in " INT64_FORMAT " ms.",
                       unpack_sql_state(failure.sqlstate), worker->backoff / 1000));
@@ -96,8 +96,7 @@ static bool extension_is_here() {
     bool here = false;
     pg::Failure failure;
     return pg::try_transaction(
-               "pgjobs: looking for the extension", [&] { here = extension_exists(); },
-               &failure) &&
+               "pgjobs: looking for the extension", [&] { here = extension_exists(); }, &failure) &&
            here;
 }
 
@@ -148,8 +147,7 @@ static bool keep_history(Worker *worker) {
     if (now < worker->history_due)
         return true;
     TimestampTz next = now + USECS_PER_DAY; // new partitions
-    bool done =
-        duty(worker, "pgjobs: keeping history", [&] { history::keep(now, &next); });
+    bool done = duty(worker, "pgjobs: keeping history", [&] { history::keep(now, &next); });
     worker->history_due = next;
     return done;
 }
@@ -258,8 +256,7 @@ static void turn(Worker *worker, bool *pins_left) {
     if (is_due(worker, work))
         run_duties(worker);
     if (work != 0)
-        worker->busy_until =
-            GetCurrentTimestamp() + settings::idle_exit * USECS_PER_SEC;
+        worker->busy_until = GetCurrentTimestamp() + settings::idle_exit * USECS_PER_SEC;
 }
 
 // Somebody has frozen this database: nothing is written until that ends.

@@ -13,8 +13,8 @@ constexpr bool is_name(const char *text) {
     size_t i = 1;
     for (; text[i]; i++) {
         char c = text[i];
-        bool good = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '.' ||
-                    c == '-';
+        bool good =
+            (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-';
         if (!good || i >= longest_name)
             return false;
     }

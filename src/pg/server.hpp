@@ -7,8 +7,8 @@
 extern "C" {
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/detoast.h"
+#include "access/genam.h"
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/parallel.h"

@@ -1,6 +1,6 @@
 #include "pg/spi.hpp"
 
-#include "catalog.hpp"
+#include "pg/relations.hpp"
 
 namespace pgjobs::pg {
 
@@ -52,8 +52,7 @@ bool is_null(uint64 row, int column) {
 
 Datum datum_at(uint64 row, int column) {
     bool null;
-    Datum datum =
-        SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &null);
+    Datum datum = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &null);
     if (null)
         elog(ERROR, "unexpected NULL in column %d", column);
     return datum;
