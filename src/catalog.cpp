@@ -164,6 +164,7 @@ const Queue *find_queue(int32 id) {
 }
 
 const Queue *get_queue(const char *name) {
+    AcceptInvalidationMessages(); // a pause or a lost right counts within a transaction too
     const Queue *queue = find_queue(name);
     if (queue == nullptr)
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),

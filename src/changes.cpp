@@ -48,19 +48,24 @@ template <class T> struct Entries {
     int space;
 };
 
+// Something that happened, by the level of the subtransaction in which it did; 0: it did not.
+struct Mark {
+    int level;
+};
+
 constexpr int most_events = 1000;  // per transaction and queue; then one resync
 constexpr int most_leases = 20000; // then the worker looks at the table
 constexpr int most_finished = 256; // then everybody who awaits is woken
 
 struct Pending {
     bool any;
-    bool everything;
-    bool holds;         // a session lease was taken
+    Mark everything;    // may have changed
+    Mark holds;         // a session lease was taken
+    Mark dropped;       // the extension was
+    Mark installed;     // the extension was
+    Mark rescan;        // databases came or went
     bool finished_lost; // finished does not list all
     bool leases_lost;   // leases does not list all
-    bool rescan;        // of databases
-    bool dropped;       // the extension
-    bool installed;     // the extension
     Oid dropped_database;
     TimestampTz next_due;
     Database *database;
@@ -114,6 +119,14 @@ template <class T> static void hand_up(Entries<T> *entries, int level) {
     for (int i = entries->count; i > 0 && entries->data[i - 1].level >= level; i--)
         entries->data[i - 1].level = level - 1;
 }
+
+static void set(Mark *mark) {
+    if (mark->level == 0)
+        mark->level = GetCurrentTransactionNestLevel();
+}
+
+static Mark *const marks[] = {&pending.everything, &pending.holds, &pending.dropped,
+                              &pending.installed, &pending.rescan};
 
 static QueueTally *find_tally(int32 queue, int16 stage, int level, int before) {
     for (int i = before; i > 0; i--) {
@@ -252,7 +265,7 @@ void removed(const Facts &before, State final) {
 
 void everything_changed() {
     begin();
-    pending.everything = true;
+    set(&pending.everything);
 }
 
 void wake_queue(int32 queue) {
@@ -262,22 +275,22 @@ void wake_queue(int32 queue) {
 
 void holds_session_lease() {
     begin();
-    pending.holds = true;
+    set(&pending.holds);
 }
 
 void rescan_databases() {
     begin();
-    pending.rescan = true;
+    set(&pending.rescan);
 }
 
 void extension_dropped() {
     begin();
-    pending.dropped = true;
+    set(&pending.dropped);
 }
 
 void extension_installed() {
     begin();
-    pending.installed = true;
+    set(&pending.installed);
 }
 
 void database_dropped(Oid database) {
@@ -310,7 +323,7 @@ static void relax_commit() {
 // ---- telling ----
 
 static void tell_leases(Database *database) {
-    if (pending.leases_lost || pending.everything) {
+    if (pending.leases_lost || pending.everything.level > 0) {
         pg_atomic_write_u32(&database->leases_lost, 1);
         request_work(database, work_rescan);
         return;
@@ -361,7 +374,7 @@ static void tell_waiters(Database *database) {
     pg_memory_barrier(); // our rows are visible; now see who waits
     if (pg_atomic_read_u32(&database->waiters) == 0)
         return;
-    if (pending.everything || pending.finished_lost) {
+    if (pending.everything.level > 0 || pending.finished_lost) {
         wait::wake_all(database->oid);
         return;
     }
@@ -376,11 +389,11 @@ static void tell_waiters(Database *database) {
 static void tell_catalog(Database *database) {
     if (pending.dropped_database != InvalidOid)
         presence::database_gone(pending.dropped_database);
-    if (pending.dropped && database != nullptr)
+    if (pending.dropped.level > 0 && database != nullptr)
         presence::extension_gone(database);
-    if (pending.installed && database != nullptr)
+    if (pending.installed.level > 0 && database != nullptr)
         presence::extension_came(database);
-    if (pending.rescan || pending.installed) {
+    if (pending.rescan.level > 0 || pending.installed.level > 0) {
         pg_atomic_write_u32(&shared->rescan, 1);
         wake_process(pg_atomic_read_u32(&shared->launcher));
     }
@@ -394,7 +407,7 @@ static void tell() {
     tell_waiters(database);
     tell_leases(database);
     tell_queues(database);
-    if (pending.everything) {
+    if (pending.everything.level > 0) {
         pg_atomic_write_u32(&database->notify_all, 1);
         request_work(database, work_notify | work_rescan);
     }
@@ -417,7 +430,7 @@ static void at_transaction(XactEvent event, void *) {
         relax_commit();
         break;
     case XACT_EVENT_PRE_PREPARE:
-        if (pending.holds)
+        if (pending.holds.level > 0)
             ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
                     errmsg("cannot prepare a transaction that holds jobs for this session"),
                     errhint("Claim with a lease instead of hold => true."));
@@ -449,12 +462,18 @@ static void at_subtransaction(SubXactEvent event, SubTransactionId, SubTransacti
         cut(&pending.events, level);
         cut(&pending.leases, level);
         cut(&pending.finished, level);
+        for (Mark *mark : marks)
+            if (mark->level >= level)
+                mark->level = 0;
         final_state = State::ready;
     } else if (event == SUBXACT_EVENT_COMMIT_SUB) {
         merge_tallies(level);
         hand_up(&pending.events, level);
         hand_up(&pending.leases, level);
         hand_up(&pending.finished, level);
+        for (Mark *mark : marks)
+            if (mark->level >= level)
+                mark->level = level - 1;
     }
 }
 

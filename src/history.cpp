@@ -153,6 +153,18 @@ void finish(Archive *archive, store::Table *jobs, const Queue *queue, const Endi
     store::remove(jobs);
 }
 
+bool lock(Oid leaf, ItemPointerData tid) {
+    Relation relation = table_open(leaf, RowExclusiveLock);
+    TupleTableSlot *slot = table_slot_create(relation, nullptr);
+    TM_FailureData failure;
+    TM_Result result = table_tuple_lock(relation, &tid, GetActiveSnapshot(), slot,
+                                        GetCurrentCommandId(true), LockTupleExclusive,
+                                        LockWaitBlock, TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
+    ExecDropSingleTupleTableSlot(slot);
+    table_close(relation, NoLock);
+    return result == TM_Ok;
+}
+
 // ---- the duty ----
 
 static constinit pg::Statement select_retentions{

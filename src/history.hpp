@@ -32,6 +32,10 @@ struct Ending {
 void finish(Archive *archive, store::Table *jobs, const Queue *queue, const Ending &ending);
 void close(Archive *archive);
 
+// Locks a finished job, found by a query of this transaction, for whoever brings it back; false if
+// somebody else has done that. Waits for him.
+bool lock(Oid leaf, ItemPointerData tid);
+
 // Makes the partitions that jobs of this retention need within a week. Inside as_owner.
 void prepare_partitions(int64 retention, TimestampTz now);
 

@@ -25,40 +25,50 @@ static bool is_listed(const char *name) {
     return false;
 }
 
-static void forget_missing(List *present) {
+static void take_listing(List *present, List *listed) {
     for (int i = 0; i < settings::max_databases; i++) {
-        Oid oid = databases[i].oid;
-        if (!OidIsValid(oid) || list_member_oid(present, oid))
-            continue;
+        Database *database = &databases[i];
+        Oid oid = database->oid;
+        bool is_there = list_member_oid(present, oid);
+        bool is_wanted = list_member_oid(listed, oid);
         pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
-            if (databases[i].oid == oid)
-                databases[i].oid = InvalidOid;
+            if (database->oid != oid)
+                return;
+            if (!is_there)
+                database->oid = InvalidOid;
+            database->listed = is_wanted;
         });
     }
 }
 
-// Gives every database a place; a worker will look into the new ones.
-static void list_databases() {
-    List *present = NIL;
-    Relation relation = table_open(DatabaseRelationId, AccessShareLock);
-    TableScanDesc scan = table_beginscan_catalog(relation, 0, nullptr);
-    while (HeapTuple tuple = heap_getnext(scan, ForwardScanDirection)) {
-        auto *row = reinterpret_cast<Form_pg_database>(GETSTRUCT(tuple));
-        if (row->datallowconn && !row->datistemplate && is_listed(NameStr(row->datname)))
-            present = lappend_oid(present, row->oid);
-    }
-    table_endscan(scan);
-    table_close(relation, AccessShareLock);
-    forget_missing(present);
+static void give_places(List *listed) {
     ListCell *cell;
-    foreach (cell, present)
+    foreach (cell, listed)
         if (find_or_add_database(lfirst_oid(cell)) == nullptr) {
             ereport(LOG,
                     errmsg("pgjobs looks after %d databases and cannot take more",
                            settings::max_databases),
                     errhint("Raise pgjobs.max_databases or list databases in pgjobs.databases."));
-            break;
+            return;
         }
+}
+
+// Gives every wanted database a place; a worker will look into the new ones.
+static void list_databases() {
+    List *present = NIL;
+    List *listed = NIL;
+    Relation relation = table_open(DatabaseRelationId, AccessShareLock);
+    TableScanDesc scan = table_beginscan_catalog(relation, 0, nullptr);
+    while (HeapTuple tuple = heap_getnext(scan, ForwardScanDirection)) {
+        auto *row = reinterpret_cast<Form_pg_database>(GETSTRUCT(tuple));
+        present = lappend_oid(present, row->oid);
+        if (row->datallowconn && !row->datistemplate && is_listed(NameStr(row->datname)))
+            listed = lappend_oid(listed, row->oid);
+    }
+    table_endscan(scan);
+    table_close(relation, AccessShareLock);
+    give_places(listed);
+    take_listing(present, listed);
 }
 
 // ---- starting workers ----
@@ -86,7 +96,7 @@ static TimestampTz retry_time(int failures, TimestampTz now) {
 }
 
 static bool needs_worker(const Database *database, TimestampTz now, TimestampTz *next) {
-    if (!OidIsValid(database->oid) || database->held_by != 0 ||
+    if (!OidIsValid(database->oid) || !database->listed || database->held_by != 0 ||
         (database->probed && !database->installed) ||
         pg_atomic_read_u32(const_cast<pg_atomic_uint32 *>(&database->worker_pid)) != 0)
         return false;
@@ -140,7 +150,7 @@ static TimestampTz start_workers(TimestampTz now) {
 static void leave(int, Datum) { pg_atomic_write_u32(&shared->launcher, 0); }
 
 static TimestampTz turn() {
-    if (pg_atomic_exchange_u32(&shared->rescan, 0) != 0) {
+    while (pg_atomic_exchange_u32(&shared->rescan, 0) != 0) { // again, if that gave new places
         pg::Failure failure;
         if (!pg::try_transaction(
                 "pgjobs: listing databases", [] { list_databases(); }, &failure)) {

@@ -72,63 +72,99 @@ PGJOBS_FUNCTION(reprioritize) {
 
 // ---- from history back to life ----
 
+#define FINISHED "SELECT h.id, h.queue_id, h.tableoid, h.ctid, h.unique_key FROM pgjobs.history h "
+
 static constinit pg::Statement select_finished{
-    "SELECT h.queue_id FROM pgjobs.history h WHERE h.id = $1 AND h.payload IS NOT NULL",
-    {INT8OID},
+    FINISHED "WHERE h.id = $1 AND h.payload IS NOT NULL", {INT8OID}, nullptr};
+static constinit pg::Statement select_dead{
+    FINISHED "WHERE h.queue_id = $1 AND h.state = 1 AND h.payload IS NOT NULL AND h.id > $2 "
+             "ORDER BY h.id",
+    {INT4OID, INT8OID},
     nullptr};
 
 // A completed job begins at the first stage, without a result; the others go on where they stopped.
-#define REVIVE                                                                                     \
-    "INSERT INTO pgjobs.job (id, due_at, enqueued_at, queue_id, attempt, max_attempts, rev, "      \
-    "stage, priority, waiting, payload, headers, result, group_key, unique_key, error, attempts) " \
-    "SELECT g.id, pg_catalog.clock_timestamp(), g.enqueued_at, g.queue_id, 0, g.max_attempts, "    \
-    "g.rev + 1, CASE WHEN g.state = 0 THEN 1 ELSE g.stage END, g.priority, 0, g.payload, "         \
-    "g.headers, CASE WHEN g.state = 0 THEN NULL ELSE g.result END, g.group_key, g.unique_key, "    \
-    "g.error, g.attempts FROM gone g"
-
 static constinit pg::Statement revive_one{
-    "WITH gone AS (DELETE FROM pgjobs.history h WHERE h.id = $1 AND h.payload IS NOT NULL "
-    "RETURNING *) " REVIVE,
+    "WITH added AS (INSERT INTO pgjobs.job (id, due_at, enqueued_at, queue_id, attempt, "
+    "max_attempts, rev, stage, priority, waiting, payload, headers, result, group_key, "
+    "unique_key, error, attempts) "
+    "SELECT h.id, pg_catalog.clock_timestamp(), h.enqueued_at, h.queue_id, 0, h.max_attempts, "
+    "h.rev + 1, CASE WHEN h.state = 0 THEN 1 ELSE h.stage END, h.priority, 0, h.payload, "
+    "h.headers, CASE WHEN h.state = 0 THEN NULL ELSE h.result END, h.group_key, h.unique_key, "
+    "h.error, h.attempts FROM pgjobs.history h WHERE h.id = $1 AND h.payload IS NOT NULL "
+    "ON CONFLICT (queue_id, unique_key) WHERE unique_key IS NOT NULL DO NOTHING RETURNING id) "
+    "DELETE FROM pgjobs.history h USING added a WHERE h.id = a.id AND h.payload IS NOT NULL",
     {INT8OID},
     nullptr};
 
-static constinit pg::Statement select_dead{
-    "SELECT h.id, h.unique_key IS NOT NULL AND EXISTS (SELECT FROM pgjobs.job j "
-    "WHERE j.queue_id = h.queue_id AND j.unique_key = h.unique_key) "
-    "FROM pgjobs.history h WHERE h.queue_id = $1 AND h.state = 1 AND h.payload IS NOT NULL "
-    "AND h.id > $2 ORDER BY h.id",
-    {INT4OID, INT8OID},
-    nullptr};
+struct Finished {
+    int64 id;
+    int32 queue;
+    Oid leaf;
+    ItemPointerData tid;
+    char *key; // nullptr without
+};
+
+// Row `row` of the last result. The key is copied to `caller`.
+static Finished finished_at(uint64 row, MemoryContext caller) {
+    Finished job{};
+    job.id = pg::int64_at(row, 1);
+    job.queue = pg::int32_at(row, 2);
+    job.leaf = DatumGetObjectId(pg::datum_at(row, 3));
+    job.tid = *reinterpret_cast<ItemPointer>(DatumGetPointer(pg::datum_at(row, 4)));
+    if (!pg::is_null(row, 5))
+        job.key = pg::in_context(caller, [&] { return TextDatumGetCString(pg::datum_at(row, 5)); });
+    return job;
+}
+
+enum class Revival { done, gone, key_taken };
+
+// The row is locked and the key looked up first: the statement then meets nobody, so that it raises
+// no 40001 in any isolation level.
+static Revival revive(const Finished &job) {
+    if (!history::lock(job.leaf, job.tid))
+        return Revival::gone;
+    if (job.key != nullptr && store::holder_of(job.queue, job.key) != 0)
+        return Revival::key_taken;
+    bool done = pg::as_owner([&] { return pg::run(&revive_one, pg::value(job.id)) == 1; });
+    return done ? Revival::done : Revival::key_taken;
+}
 
 // pgjobs.retry(id) -> boolean
 PGJOBS_FUNCTION(retry) {
     int64 id = pg::required_int64(fcinfo, 0, "id");
     pg::require_writable("pgjobs.retry()");
-    int32 number = pg::as_owner([&]() -> int32 {
-        return pg::run(&select_finished, pg::value(id)) == 0 ? 0 : pg::int32_at(0, 1);
+    MemoryContext caller = CurrentMemoryContext;
+    Finished job = pg::as_owner([&] {
+        return pg::run(&select_finished, pg::value(id)) == 0 ? Finished{} : finished_at(0, caller);
     });
-    const Queue *queue = number != 0 ? find_queue(number) : nullptr;
+    const Queue *queue = job.id != 0 ? find_queue(job.queue) : nullptr;
     if (queue == nullptr)
         PG_RETURN_BOOL(false);
     require_right(queue, operate);
     life::lock_queue(queue);
-    PG_RETURN_BOOL(pg::as_owner([&] { return pg::run(&revive_one, pg::value(id)) == 1; }));
+    Revival revival = revive(job);
+    if (revival == Revival::key_taken)
+        ereport(ERROR, errcode(ERRCODE_UNIQUE_VIOLATION),
+                errmsg("another open job has the unique key of job " INT64_FORMAT, id),
+                errhint("Retry it when that job is finished."));
+    PG_RETURN_BOOL(revival == Revival::done);
 }
 
 struct Dead {
-    int64 id;
-    bool blocked; // its unique key is taken
+    Finished *jobs;
+    uint64 count;
 };
 
-static Dead *list_dead(int32 queue, int64 after, uint64 most, uint64 *count) {
+static Dead list_dead(int32 queue, int64 after, uint64 most) {
     MemoryContext caller = CurrentMemoryContext;
-    return pg::as_owner([&]() -> Dead * {
+    return pg::as_owner([&] {
         const pg::Value values[] = {pg::value(queue), pg::value(after)};
-        *count = pg::run(&select_dead, values, most);
-        auto *dead =
-            static_cast<Dead *>(MemoryContextAlloc(caller, sizeof(Dead) * Max(*count, uint64{1})));
-        for (uint64 i = 0; i < *count; i++)
-            dead[i] = {pg::int64_at(i, 1), pg::bool_at(i, 2)};
+        Dead dead{};
+        dead.count = pg::run(&select_dead, values, most);
+        dead.jobs = static_cast<Finished *>(
+            MemoryContextAlloc(caller, sizeof(Finished) * Max(dead.count, uint64{1})));
+        for (uint64 i = 0; i < dead.count; i++)
+            dead.jobs[i] = finished_at(i, caller);
         return dead;
     });
 }
@@ -146,15 +182,15 @@ PGJOBS_FUNCTION(redrive) {
     int64 after = 0;
     uint64 count;
     do {
-        Dead *dead = list_dead(queue->id, after, 1000, &count);
+        Dead dead = list_dead(queue->id, after, 1000);
+        count = dead.count;
         for (uint64 i = 0; i < count && revived < most; i++) {
-            after = dead[i].id;
-            if (!dead[i].blocked)
-                revived += pg::as_owner(
-                    [&] { return static_cast<int64>(pg::run(&revive_one, pg::value(after))); });
+            after = dead.jobs[i].id;
+            if (revive(dead.jobs[i]) == Revival::done)
+                revived++;
             CHECK_FOR_INTERRUPTS();
         }
-        pfree(dead);
+        pfree(dead.jobs);
     } while (count == 1000 && revived < most);
     PG_RETURN_INT64(revived);
 }

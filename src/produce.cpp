@@ -78,21 +78,8 @@ static constinit pg::Statement insert_unique{
      INT2OID, JSONBOID, JSONBOID, TEXTOID},
     nullptr};
 
-static constinit pg::Statement select_unique{
-    "SELECT j.id FROM pgjobs.job j WHERE j.queue_id = $1 AND j.unique_key = $2",
-    {INT4OID, TEXTOID},
-    nullptr};
-
-// The open job that has the key, as last committed or as this transaction left it; 0 without.
-static int64 holder_of(const NewJob &job) {
-    return pg::as_owner([&]() -> int64 {
-        if (pg::run(&select_unique, pg::value(job.queue->id), pg::value(job.unique_key)) == 0)
-            return 0;
-        return pg::int64_at(0, 1);
-    });
-}
-
-// 0 if another open job has the key. Waits for a transaction that is adding one with it.
+// 0 if another open job has the key. Waits for a transaction that is adding one with it: from
+// REPEATABLE READ on that ends in 40001 if the other commits, so ask store::holder_of first.
 static int64 insert_if_free(const NewJob &job, TimestampTz now) {
     return pg::as_owner([&]() -> int64 {
         int64 id = store::next_id(relations()->job_id_seq);
@@ -156,7 +143,7 @@ static bool replace_holder(int64 holder, const NewJob &job, TimestampTz now) {
 // Each turn makes progress or finds that somebody else did.
 static int64 add_unique(const NewJob &job, OnConflict on_conflict, TimestampTz now) {
     for (;;) {
-        int64 holder = holder_of(job);
+        int64 holder = store::holder_of(job.queue->id, job.unique_key);
         if (holder != 0 && on_conflict == OnConflict::error)
             key_taken(job, holder);
         if (holder != 0 && on_conflict == OnConflict::keep)

@@ -330,6 +330,7 @@ static int64 remove_open(int32 queue, bool running) {
     do {
         IdBatch *list = list_open(queue, after, running);
         count = list->count;
+        changes::final_state = core::State::ready; // removed, not finished: nothing to count
         removed += store::with_jobs([&](store::Table *jobs) {
             int64 gone = 0;
             for (uint64 i = 0; i < list->count; i++) {

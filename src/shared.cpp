@@ -126,7 +126,7 @@ Database *find_database(Oid oid) {
 
 // A fresh place knows nothing: everything is looked up in the tables once.
 static void take_place(Database *database, Oid oid) {
-    database->installed = database->probed = database->starting = false;
+    database->listed = database->installed = database->probed = false;
     database->held_by = 0;
     database->retry_at = 0;
     database->failures = 0;
@@ -136,6 +136,8 @@ static void take_place(Database *database, Oid oid) {
     pg_atomic_write_u32(&database->prepared_lost, 1);
     pg_atomic_write_u32(&database->notify_all, 1);
     database->oid = oid;
+    pg_atomic_write_u32(&shared->rescan,
+                        1); // the launcher decides whether it is to be looked after
 }
 
 Database *find_or_add_database(Oid oid) {

@@ -22,9 +22,9 @@ enum Work : uint32 {
 // index into the array stays good as long as `oid` is checked.
 struct Database {
     Oid oid;                        // InvalidOid: free.                       [databases lock]
+    bool listed;                    // the launcher found it connectable and wanted [databases lock]
     bool installed;                 // the extension is there                  [databases lock]
     bool probed;                    // a worker has looked                     [databases lock]
-    bool starting;                  // the launcher has asked for a worker     [databases lock]
     int held_by;                    // pid of a session that wants no worker   [databases lock]
     TimestampTz retry_at;           // no new worker before this               [databases lock]
     int failures;                   // starts in a row that came to nothing    [databases lock]

@@ -230,27 +230,33 @@ bool find(Table *jobs, int64 id, LockWaitPolicy policy) {
     return found;
 }
 
-// The index (queue_id, stage, priority, due_at, id) WHERE waiting = 0. An index that REINDEX marked
-// indcheckxmin serves too: only newest versions are asked for.
-static Relation open_due_index(Relation relation) {
-    constexpr AttrNumber wanted[] = {
-        static_cast<AttrNumber>(Col::queue_id), static_cast<AttrNumber>(Col::stage),
-        static_cast<AttrNumber>(Col::priority), static_cast<AttrNumber>(Col::due_at),
-        static_cast<AttrNumber>(Col::id)};
+// The valid index on these columns.
+static Relation open_index(Relation relation, const AttrNumber *columns, int count,
+                           const char *what) {
     List *indexes = RelationGetIndexList(relation);
     ListCell *cell;
     foreach (cell, indexes) {
         Relation index = index_open(lfirst_oid(cell), AccessShareLock);
         Form_pg_index form = index->rd_index;
-        if (form->indisvalid && form->indnkeyatts == lengthof(wanted) &&
-            memcmp(form->indkey.values, wanted, sizeof(wanted)) == 0)
+        if (form->indisvalid && form->indnkeyatts == count &&
+            memcmp(form->indkey.values, columns, sizeof(AttrNumber) * count) == 0)
             return index;
         index_close(index, AccessShareLock);
     }
     ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-            errmsg("the index of due jobs is missing or invalid"),
+            errmsg("the index of %s is missing or invalid", what),
             errhint("Run REINDEX TABLE pgjobs.job."));
     pg_unreachable();
+}
+
+// The index (queue_id, stage, priority, due_at, id) WHERE waiting = 0. An index that REINDEX marked
+// indcheckxmin serves too: only newest versions are asked for.
+static Relation open_due_index(Relation relation) {
+    constexpr AttrNumber columns[] = {
+        static_cast<AttrNumber>(Col::queue_id), static_cast<AttrNumber>(Col::stage),
+        static_cast<AttrNumber>(Col::priority), static_cast<AttrNumber>(Col::due_at),
+        static_cast<AttrNumber>(Col::id)};
+    return open_index(relation, columns, lengthof(columns), "due jobs");
 }
 
 static IndexScanDesc begin_due_scan(Relation relation, Relation index, Snapshot snapshot,
@@ -308,6 +314,51 @@ bool any_ready(int32 queue, int16 stage, TimestampTz now) {
     if (pushed)
         PopActiveSnapshot();
     return ready;
+}
+
+// One look through the index (queue_id, unique_key); as in look(), an uncommitted version counts
+// only if no other is there.
+static Seen look_for_key(Relation relation, Relation index, int32 queue, const char *key, int64 *id,
+                         TransactionId *inserter) {
+    SnapshotData dirty;
+    InitDirtySnapshot(dirty);
+    ScanKeyData keys[2];
+    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(queue));
+    ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, InvalidOid,
+                           index->rd_indcollation[1], F_TEXTEQ, CStringGetTextDatum(key));
+    TupleTableSlot *slot = table_slot_create(relation, nullptr);
+    IndexScanDesc scan = pg::begin_index_scan(relation, index, &dirty, 2);
+    index_rescan(scan, keys, 2, nullptr, 0);
+    Seen seen = Seen::nothing;
+    while (seen != Seen::row && index_getnext_slot(scan, ForwardScanDirection, slot)) {
+        bool null;
+        *id = DatumGetInt64(slot_getattr(slot, static_cast<int>(Col::id), &null));
+        *inserter = dirty.xmin;
+        seen = TransactionIdIsValid(dirty.xmin) ? Seen::uncommitted : Seen::row;
+    }
+    index_endscan(scan);
+    ExecDropSingleTupleTableSlot(slot);
+    return seen;
+}
+
+// Not by a query: that would see no newer rows than its snapshot, and in SERIALIZABLE it would lock
+// the pages where every producer inserts.
+int64 holder_of(int32 queue, const char *key) {
+    constexpr AttrNumber columns[] = {static_cast<AttrNumber>(Col::queue_id),
+                                      static_cast<AttrNumber>(Col::unique_key)};
+    bool pushed = push_snapshot();
+    Relation relation = table_open(relations()->job, AccessShareLock);
+    Relation index = open_index(relation, columns, lengthof(columns), "unique keys");
+    int64 id = 0;
+    TransactionId inserter = InvalidTransactionId;
+    Seen seen;
+    while ((seen = look_for_key(relation, index, queue, key, &id, &inserter)) == Seen::uncommitted)
+        XactLockTableWait(inserter, relation, nullptr, XLTW_None);
+    index_close(index, AccessShareLock);
+    table_close(relation, AccessShareLock);
+    if (pushed)
+        PopActiveSnapshot();
+    return seen == Seen::row ? id : 0;
 }
 
 int64 next_id(Oid sequence) { return nextval_internal(sequence, false); }

@@ -142,6 +142,10 @@ bool lock_visited(Table *jobs);
 // Whether a stage has a ready job that nobody is changing. Writes nothing.
 bool any_ready(int32 queue, int16 stage, TimestampTz now);
 
+// The open job of the queue that has the unique key, as last committed or as this transaction left
+// it; 0 without. Waits for a transaction that is adding a job with the key, and for nobody else.
+int64 holder_of(int32 queue, const char *key);
+
 // The next id, from the sequence.
 int64 next_id(Oid sequence);
 

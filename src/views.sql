@@ -32,7 +32,7 @@ JOIN pgjobs.queue q ON q.id OPERATOR(pg_catalog.=) j.queue_id
 JOIN pgjobs.stage s
     ON s.queue_id OPERATOR(pg_catalog.=) j.queue_id AND s.number OPERATOR(pg_catalog.=) j.stage
 CROSS JOIN LATERAL (SELECT j.queue_id OPERATOR(pg_catalog.=) ANY
-    ((SELECT pgjobs._visible_queues('operate'))::integer[]) AS readable) a
+    ((SELECT pgjobs._visible_queues('operate'))::integer[]) AS readable OFFSET 0) a
 WHERE j.queue_id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[])
 UNION ALL
 SELECT
@@ -60,7 +60,7 @@ JOIN pgjobs.queue q ON q.id OPERATOR(pg_catalog.=) h.queue_id
 JOIN pgjobs.stage s
     ON s.queue_id OPERATOR(pg_catalog.=) h.queue_id AND s.number OPERATOR(pg_catalog.=) h.stage
 CROSS JOIN LATERAL (SELECT h.queue_id OPERATOR(pg_catalog.=) ANY
-    ((SELECT pgjobs._visible_queues('operate'))::integer[]) AS readable) a
+    ((SELECT pgjobs._visible_queues('operate'))::integer[]) AS readable OFFSET 0) a
 WHERE h.queue_id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[])
     AND h.payload IS NOT NULL;
 COMMENT ON VIEW pgjobs.jobs IS

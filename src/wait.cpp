@@ -105,7 +105,8 @@ void leave() {
     }
     waiter->database = InvalidOid;
     LWLockRelease(shared->waiters_lock);
-    pg_atomic_fetch_sub_u32(&waiting_in->waiters, 1);
+    if (pg_atomic_sub_fetch_u32(&waiting_in->waiters, 1) == 0)
+        wake_process(pg_atomic_read_u32(&waiting_in->worker)); // nobody keeps it any more
     waiting_in = nullptr;
 }
 

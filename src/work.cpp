@@ -277,15 +277,18 @@ template <class F> static Datum for_each_fenced(ManyJobs *many, F step) {
 // ---- complete ----
 
 static constinit pg::Statement select_receipt{
-    "SELECT h.queue_id FROM pgjobs.history h WHERE h.id = $1 AND h.done_token = $2",
+    "SELECT h.queue_id, h.state FROM pgjobs.history h WHERE h.id = $1 AND h.done_token = $2",
     {INT8OID, INT8OID},
     nullptr};
 
-// The queue in whose history the job was completed with this token; 0 without.
-static int32 receipt_of(const OneJob &job) {
+// The queue in whose history the job was completed with this token; 0 without. `state` is what that
+// complete answered: a job that died or was cancelled afterwards had gone to its next stage.
+static int32 receipt_of(const OneJob &job, State *state) {
     return pg::as_owner([&]() -> int32 {
         if (pg::run(&select_receipt, pg::value(job.id), pg::value(job.token)) == 0)
             return 0;
+        bool finished = pg::int16_at(0, 2) == core::history_code(State::completed);
+        *state = finished ? State::completed : State::ready;
         return pg::int32_at(0, 1);
     });
 }
@@ -303,7 +306,7 @@ static Completion try_complete(store::Table *jobs, const OneJob &job, const char
                                bool result_null, Datum result, State *state) {
     if (!store::find(jobs, job.id, LockWaitBlock))
         return Completion::no_job;
-    if (store::get_int64(jobs, Col::done_token, 0) == job.token &&
+    if (job.token != 0 && store::get_int64(jobs, Col::done_token, 0) == job.token &&
         store::get_int64(jobs, Col::token, 0) != job.token) {
         const Queue *queue = find_queue(store::get_int32(jobs, Col::queue_id));
         if (queue != nullptr)
@@ -331,7 +334,7 @@ PGJOBS_FUNCTION(complete) {
         return try_complete(jobs, job, next_stage, result_null, result, &state);
     });
     if (completion == Completion::no_job) {
-        int32 id = receipt_of(job);
+        int32 id = receipt_of(job, &state);
         const Queue *queue = id != 0 ? find_queue(id) : nullptr;
         if (queue == nullptr)
             lease_lost(job.id, "There is no such open job: it was finished, cancelled or removed.");

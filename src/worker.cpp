@@ -274,7 +274,8 @@ static void work_until_idle(Worker *worker) {
         AllocSetContextCreate(TopMemoryContext, "pgjobs worker", ALLOCSET_DEFAULT_SIZES);
     for (;;) {
         MemoryContextSwitchTo(context);
-        if (pg_atomic_read_u32(&database->epoch) != worker->epoch && !extension_is_here())
+        if (!database->listed ||
+            (pg_atomic_read_u32(&database->epoch) != worker->epoch && !extension_is_here()))
             return;
         worker->epoch = pg_atomic_read_u32(&database->epoch);
         bool pins_left;
