@@ -77,6 +77,8 @@ COMMENT ON COLUMN pgjobs.job.error IS 'Error of the last failed attempt.';
 COMMENT ON COLUMN pgjobs.job.fraction IS 'Progress from 0 to 1, as told by the worker.';
 COMMENT ON COLUMN pgjobs.job.note IS 'Progress in words, as told by the worker.';
 COMMENT ON COLUMN pgjobs.job.attempts IS 'Ended attempts that did not finish the job, as an array of objects.';
+COMMENT ON CONSTRAINT job_pkey ON pgjobs.job IS 'Each job once.';
+COMMENT ON INDEX pgjobs.job_pkey IS 'Each job once.';
 
 SELECT pg_catalog.pg_extension_config_dump('pgjobs.job_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('pgjobs.job', '');
@@ -94,3 +96,5 @@ CREATE TRIGGER truncated AFTER TRUNCATE ON pgjobs.job
     FOR EACH STATEMENT EXECUTE FUNCTION pgjobs._job_changed();
 ALTER TABLE pgjobs.job ENABLE ALWAYS TRIGGER changed;
 ALTER TABLE pgjobs.job ENABLE ALWAYS TRIGGER truncated;
+COMMENT ON TRIGGER changed ON pgjobs.job IS 'Notes each change; at commit it wakes and notifies.';
+COMMENT ON TRIGGER truncated ON pgjobs.job IS 'Makes pgjobs forget what it knew of the jobs.';

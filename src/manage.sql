@@ -64,6 +64,31 @@ CREATE TYPE pgjobs.job_details AS (
 );
 COMMENT ON TYPE pgjobs.job_details IS
 'Everything known about a job. progress: 0 to 1. attempts: an array of {stage, attempt, worker, started_at, finished_at, outcome, error}, the current or last attempt included.';
+COMMENT ON COLUMN pgjobs.job_details.id IS 'The job.';
+COMMENT ON COLUMN pgjobs.job_details.queue IS 'Its queue.';
+COMMENT ON COLUMN pgjobs.job_details.stage IS 'Its stage; of a finished job the last one.';
+COMMENT ON COLUMN pgjobs.job_details.state IS 'blocked, scheduled, ready, running, completed, dead or cancelled.';
+COMMENT ON COLUMN pgjobs.job_details.priority IS 'Lower is claimed first.';
+COMMENT ON COLUMN pgjobs.job_details.attempt IS 'Attempts begun in this stage.';
+COMMENT ON COLUMN pgjobs.job_details.max_attempts IS 'Attempts per stage before the job is dead.';
+COMMENT ON COLUMN pgjobs.job_details.payload IS 'What to do, as given by the producer.';
+COMMENT ON COLUMN pgjobs.job_details.headers IS 'Facts about the job, as given by the producer.';
+COMMENT ON COLUMN pgjobs.job_details.result IS 'Result of the last stage that was done.';
+COMMENT ON COLUMN pgjobs.job_details.error IS 'Error of the last failed attempt.';
+COMMENT ON COLUMN pgjobs.job_details.group_key IS 'Group of the job.';
+COMMENT ON COLUMN pgjobs.job_details.unique_key IS 'Unique among the open jobs of the queue.';
+COMMENT ON COLUMN pgjobs.job_details.run_at IS 'When the job became due, or will.';
+COMMENT ON COLUMN pgjobs.job_details.enqueued_at IS 'When the job was added.';
+COMMENT ON COLUMN pgjobs.job_details.started_at IS 'When the last attempt began.';
+COMMENT ON COLUMN pgjobs.job_details.finished_at IS 'When the job finished; NULL while it is open.';
+COMMENT ON COLUMN pgjobs.job_details.expires_at IS 'A job that has not started by then is cancelled.';
+COMMENT ON COLUMN pgjobs.job_details.worker IS 'Who claimed the job last.';
+COMMENT ON COLUMN pgjobs.job_details.lease_expires_at IS 'End of the lease; NULL unless the job runs.';
+COMMENT ON COLUMN pgjobs.job_details.hold IS 'Whether the job is held by a session.';
+COMMENT ON COLUMN pgjobs.job_details.progress IS 'From 0 to 1, as told by the worker.';
+COMMENT ON COLUMN pgjobs.job_details.note IS 'Progress in words, as told by the worker.';
+COMMENT ON COLUMN pgjobs.job_details.rev IS 'Counts the changes of state.';
+COMMENT ON COLUMN pgjobs.job_details.attempts IS 'One object per attempt, in order.';
 
 CREATE FUNCTION pgjobs.job(id bigint)
 RETURNS SETOF pgjobs.job_details

@@ -12,6 +12,8 @@ COMMENT ON TABLE pgjobs.home IS
 'Where queues may run: a queue runs if its home is listed here with this database''s oid. Never dumped, so that a restored copy is quarantined.';
 COMMENT ON COLUMN pgjobs.home.id IS 'Random identity, copied into each queue.';
 COMMENT ON COLUMN pgjobs.home.database IS 'Oid of the database in which the queues were made or adopted.';
+COMMENT ON CONSTRAINT home_pkey ON pgjobs.home IS 'Each home once.';
+COMMENT ON INDEX pgjobs.home_pkey IS 'Each home once.';
 
 CREATE TABLE pgjobs.queue (
     id integer NOT NULL,
@@ -46,6 +48,10 @@ COMMENT ON COLUMN pgjobs.queue.notify IS 'off, wakeup or events.';
 COMMENT ON COLUMN pgjobs.queue.dead_letter IS 'Id of the queue that receives a copy of each dead job.';
 COMMENT ON COLUMN pgjobs.queue.durable_claims IS 'Claims wait for the disk as the session says.';
 COMMENT ON COLUMN pgjobs.queue.created_at IS 'When the queue was made.';
+COMMENT ON CONSTRAINT queue_pkey ON pgjobs.queue IS 'Each number once.';
+COMMENT ON INDEX pgjobs.queue_pkey IS 'Each number once.';
+COMMENT ON CONSTRAINT queue_name_key ON pgjobs.queue IS 'No two queues of one name.';
+COMMENT ON INDEX pgjobs.queue_name_key IS 'No two queues of one name.';
 
 CREATE TABLE pgjobs.stage (
     queue_id integer NOT NULL,
@@ -58,6 +64,10 @@ COMMENT ON TABLE pgjobs.stage IS 'The stages of each queue, in the order in whic
 COMMENT ON COLUMN pgjobs.stage.queue_id IS 'The queue.';
 COMMENT ON COLUMN pgjobs.stage.number IS 'Place in the order, from 1.';
 COMMENT ON COLUMN pgjobs.stage.name IS 'Name of the stage, unique in its queue.';
+COMMENT ON CONSTRAINT stage_pkey ON pgjobs.stage IS 'One stage at each place of a queue.';
+COMMENT ON INDEX pgjobs.stage_pkey IS 'One stage at each place of a queue.';
+COMMENT ON CONSTRAINT stage_name_key ON pgjobs.stage IS 'No two stages of one name in a queue.';
+COMMENT ON INDEX pgjobs.stage_name_key IS 'No two stages of one name in a queue.';
 
 CREATE TABLE pgjobs.acl (
     queue_id integer NOT NULL,
@@ -71,6 +81,8 @@ COMMENT ON COLUMN pgjobs.acl.queue_id IS 'The queue.';
 COMMENT ON COLUMN pgjobs.acl.role IS 'Oid of the role in this cluster.';
 COMMENT ON COLUMN pgjobs.acl.role_name IS 'Name of the role when the right was granted; finds the role again after a restore.';
 COMMENT ON COLUMN pgjobs.acl.rights IS 'Sum of 1 produce, 2 work, 4 operate, 8 monitor, 16 own.';
+COMMENT ON CONSTRAINT acl_pkey ON pgjobs.acl IS 'One entry per queue and role.';
+COMMENT ON INDEX pgjobs.acl_pkey IS 'One entry per queue and role.';
 
 SELECT pg_catalog.pg_extension_config_dump('pgjobs.queue_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('pgjobs.queue', '');
@@ -97,6 +109,10 @@ ALTER TABLE pgjobs.home ENABLE ALWAYS TRIGGER changed;
 ALTER TABLE pgjobs.queue ENABLE ALWAYS TRIGGER changed;
 ALTER TABLE pgjobs.stage ENABLE ALWAYS TRIGGER changed;
 ALTER TABLE pgjobs.acl ENABLE ALWAYS TRIGGER changed;
+COMMENT ON TRIGGER changed ON pgjobs.home IS 'Makes every session read its queues anew.';
+COMMENT ON TRIGGER changed ON pgjobs.queue IS 'Makes every session read its queues anew.';
+COMMENT ON TRIGGER changed ON pgjobs.stage IS 'Makes every session read its queues anew.';
+COMMENT ON TRIGGER changed ON pgjobs.acl IS 'Makes every session read its queues anew.';
 
 CREATE FUNCTION pgjobs.create_queue(
     name text,

@@ -65,6 +65,25 @@ WHERE h.queue_id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('mon
     AND h.payload IS NOT NULL;
 COMMENT ON VIEW pgjobs.jobs IS
 'Jobs, open and finished, of the queues you may monitor or operate. Payload, headers, result, error and keys are NULL unless you may operate or own the queue.';
+COMMENT ON COLUMN pgjobs.jobs.id IS 'The job.';
+COMMENT ON COLUMN pgjobs.jobs.queue IS 'Its queue.';
+COMMENT ON COLUMN pgjobs.jobs.stage IS 'Its stage; of a finished job the last one.';
+COMMENT ON COLUMN pgjobs.jobs.state IS 'blocked, scheduled, ready, running, completed, dead or cancelled.';
+COMMENT ON COLUMN pgjobs.jobs.priority IS 'Lower is claimed first.';
+COMMENT ON COLUMN pgjobs.jobs.attempt IS 'Attempts begun in this stage.';
+COMMENT ON COLUMN pgjobs.jobs.max_attempts IS 'Attempts per stage before the job is dead.';
+COMMENT ON COLUMN pgjobs.jobs.payload IS 'What to do, as given by the producer.';
+COMMENT ON COLUMN pgjobs.jobs.headers IS 'Facts about the job, as given by the producer.';
+COMMENT ON COLUMN pgjobs.jobs.result IS 'Result of the last stage that was done.';
+COMMENT ON COLUMN pgjobs.jobs.error IS 'Error of the last failed attempt.';
+COMMENT ON COLUMN pgjobs.jobs.group_key IS 'Group of the job.';
+COMMENT ON COLUMN pgjobs.jobs.unique_key IS 'Unique among the open jobs of the queue.';
+COMMENT ON COLUMN pgjobs.jobs.run_at IS 'When the job became due, or will.';
+COMMENT ON COLUMN pgjobs.jobs.enqueued_at IS 'When the job was added.';
+COMMENT ON COLUMN pgjobs.jobs.started_at IS 'When the last attempt began.';
+COMMENT ON COLUMN pgjobs.jobs.finished_at IS 'When the job finished; NULL while it is open.';
+COMMENT ON COLUMN pgjobs.jobs.worker IS 'Who claimed the job last.';
+COMMENT ON COLUMN pgjobs.jobs.lease_expires_at IS 'End of the lease; NULL unless the job runs.';
 
 CREATE VIEW pgjobs.attempts WITH (security_barrier = true) AS
 WITH work AS (
@@ -106,6 +125,15 @@ CROSS JOIN LATERAL (
 WHERE w.queue_id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[]);
 COMMENT ON VIEW pgjobs.attempts IS
 'Attempts of the jobs in pgjobs.jobs: one row per ended or running attempt; outcome is completed, failed, expired, cancelled, or NULL while it runs. The last 100 ended ones of each job are kept.';
+COMMENT ON COLUMN pgjobs.attempts.job_id IS 'The job.';
+COMMENT ON COLUMN pgjobs.attempts.queue IS 'Its queue.';
+COMMENT ON COLUMN pgjobs.attempts.stage IS 'The stage of the attempt.';
+COMMENT ON COLUMN pgjobs.attempts.attempt IS 'Number of the attempt in its stage, from 1.';
+COMMENT ON COLUMN pgjobs.attempts.worker IS 'Who made it.';
+COMMENT ON COLUMN pgjobs.attempts.started_at IS 'When it began.';
+COMMENT ON COLUMN pgjobs.attempts.finished_at IS 'When it ended; NULL while it runs.';
+COMMENT ON COLUMN pgjobs.attempts.outcome IS 'completed, failed, expired, cancelled, or NULL while it runs.';
+COMMENT ON COLUMN pgjobs.attempts.error IS 'Why it failed; NULL unless you may operate or own the queue.';
 
 CREATE VIEW pgjobs.stages WITH (security_barrier = true) AS
 SELECT
@@ -123,6 +151,11 @@ JOIN pgjobs.stage s ON s.queue_id OPERATOR(pg_catalog.=) q.id
 WHERE q.id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[]);
 COMMENT ON VIEW pgjobs.stages IS
 'The stages of the queues you may monitor or operate, in order, with the number of ready and running jobs.';
+COMMENT ON COLUMN pgjobs.stages.queue IS 'The queue.';
+COMMENT ON COLUMN pgjobs.stages.number IS 'Place in the order, from 1.';
+COMMENT ON COLUMN pgjobs.stages.stage IS 'Name of the stage.';
+COMMENT ON COLUMN pgjobs.stages.ready IS 'Jobs that can be claimed.';
+COMMENT ON COLUMN pgjobs.stages.running IS 'Jobs that somebody works on.';
 
 CREATE FUNCTION pgjobs._queue_counters(queue_id integer,
     OUT enqueued bigint, OUT completed bigint, OUT dead bigint, OUT cancelled bigint)
@@ -175,6 +208,29 @@ CROSS JOIN LATERAL pgjobs._queue_counters(q.id) c
 WHERE q.id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[]);
 COMMENT ON VIEW pgjobs.queues IS
 'Queues you may monitor or operate: settings, depth by state, age of the oldest ready job, and what committed since the server started (enqueued, completed, dead, cancelled).';
+COMMENT ON COLUMN pgjobs.queues.name IS 'The name that clients use.';
+COMMENT ON COLUMN pgjobs.queues.stages IS 'Its stages, in order.';
+COMMENT ON COLUMN pgjobs.queues.paused IS 'Whether it hands out no jobs until resume_queue.';
+COMMENT ON COLUMN pgjobs.queues.quarantined IS 'Whether it hands out no jobs until resume, because this is a copied database.';
+COMMENT ON COLUMN pgjobs.queues.lease IS 'How long a claim lasts where the claimer does not say.';
+COMMENT ON COLUMN pgjobs.queues.max_attempts IS 'Attempts per stage before a job is dead.';
+COMMENT ON COLUMN pgjobs.queues.backoff IS 'Wait after the first failed attempt; doubles with each.';
+COMMENT ON COLUMN pgjobs.queues.backoff_max IS 'The longest wait after a failed attempt.';
+COMMENT ON COLUMN pgjobs.queues.retention IS 'How long completed and cancelled jobs are kept.';
+COMMENT ON COLUMN pgjobs.queues.dead_retention IS 'How long dead jobs are kept.';
+COMMENT ON COLUMN pgjobs.queues.notify IS 'off, wakeup or events.';
+COMMENT ON COLUMN pgjobs.queues.dead_letter IS 'The queue that receives a copy of each dead job.';
+COMMENT ON COLUMN pgjobs.queues.durable_claims IS 'Whether claims wait for the disk as the session says.';
+COMMENT ON COLUMN pgjobs.queues.created_at IS 'When the queue was made.';
+COMMENT ON COLUMN pgjobs.queues.blocked IS 'Jobs that wait for others.';
+COMMENT ON COLUMN pgjobs.queues.scheduled IS 'Jobs whose time has not come.';
+COMMENT ON COLUMN pgjobs.queues.ready IS 'Jobs that can be claimed.';
+COMMENT ON COLUMN pgjobs.queues.running IS 'Jobs that somebody works on.';
+COMMENT ON COLUMN pgjobs.queues.oldest_ready_age IS 'How long the oldest ready job has been due.';
+COMMENT ON COLUMN pgjobs.queues.enqueued IS 'Jobs added since the server started.';
+COMMENT ON COLUMN pgjobs.queues.completed IS 'Jobs completed since the server started.';
+COMMENT ON COLUMN pgjobs.queues.dead IS 'Jobs that died since the server started.';
+COMMENT ON COLUMN pgjobs.queues.cancelled IS 'Jobs cancelled since the server started.';
 
 CREATE VIEW pgjobs.workers WITH (security_barrier = true) AS
 SELECT
@@ -193,3 +249,9 @@ WHERE j.waiting OPERATOR(pg_catalog.=) 0 AND j.token IS NOT NULL
 GROUP BY j.worker, q.name, s.name;
 COMMENT ON VIEW pgjobs.workers IS
 'Who is working on what: running jobs by worker, queue and stage, with their oldest start and next end of a lease.';
+COMMENT ON COLUMN pgjobs.workers.worker IS 'The name given to claim.';
+COMMENT ON COLUMN pgjobs.workers.queue IS 'The queue.';
+COMMENT ON COLUMN pgjobs.workers.stage IS 'The stage.';
+COMMENT ON COLUMN pgjobs.workers.running IS 'Jobs that it has.';
+COMMENT ON COLUMN pgjobs.workers.oldest_started_at IS 'When the oldest of them began.';
+COMMENT ON COLUMN pgjobs.workers.next_lease_expires_at IS 'When the first of their leases ends.';

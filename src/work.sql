@@ -16,6 +16,18 @@ CREATE TYPE pgjobs.claimed_job AS (
 );
 COMMENT ON TYPE pgjobs.claimed_job IS
 'A job in the hands of a worker. token: the fence, needed by every later call. result: of the stage before. lease_expires_at: NULL for a session lease without an end.';
+COMMENT ON COLUMN pgjobs.claimed_job.id IS 'The job.';
+COMMENT ON COLUMN pgjobs.claimed_job.token IS 'The fence: random in [1, 2^53), needed by every later call.';
+COMMENT ON COLUMN pgjobs.claimed_job.queue IS 'Its queue.';
+COMMENT ON COLUMN pgjobs.claimed_job.stage IS 'The stage to do.';
+COMMENT ON COLUMN pgjobs.claimed_job.attempt IS 'Which attempt of the stage this is, from 1.';
+COMMENT ON COLUMN pgjobs.claimed_job.max_attempts IS 'Attempts per stage before the job is dead.';
+COMMENT ON COLUMN pgjobs.claimed_job.payload IS 'What to do.';
+COMMENT ON COLUMN pgjobs.claimed_job.headers IS 'Facts about the job, as given by the producer.';
+COMMENT ON COLUMN pgjobs.claimed_job.result IS 'Result of the stage before.';
+COMMENT ON COLUMN pgjobs.claimed_job.group_key IS 'Group of the job.';
+COMMENT ON COLUMN pgjobs.claimed_job.enqueued_at IS 'When the job was added.';
+COMMENT ON COLUMN pgjobs.claimed_job.lease_expires_at IS 'Until when the job is yours; NULL for a session lease without an end.';
 
 CREATE FUNCTION pgjobs.claim(
     queue text,
