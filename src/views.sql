@@ -1,68 +1,73 @@
 -- Views. They show the queues that the current user may monitor or operate; what is inside a job
 -- (payload, result, errors, keys) only to those who may operate or own its queue.
 
+-- The outer query makes the barrier: the planner flattens a view that is itself a UNION ALL, so that
+-- a cheap function in a condition would see rows before they are filtered.
 CREATE VIEW pgjobs.jobs WITH (security_barrier = true) AS
-SELECT
-    j.id,
-    q.name AS queue,
-    s.name AS stage,
-    CASE
-        WHEN j.waiting OPERATOR(pg_catalog.=) 2 THEN 'blocked'
-        WHEN j.waiting OPERATOR(pg_catalog.=) 1 THEN 'scheduled'
-        WHEN j.token IS NULL THEN 'ready'
-        ELSE 'running'
-    END AS state,
-    j.priority::integer AS priority,
-    j.attempt,
-    j.max_attempts,
-    CASE WHEN a.readable THEN j.payload END AS payload,
-    CASE WHEN a.readable THEN j.headers END AS headers,
-    CASE WHEN a.readable THEN j.result END AS result,
-    CASE WHEN a.readable THEN j.error END AS error,
-    CASE WHEN a.readable THEN j.group_key END AS group_key,
-    CASE WHEN a.readable THEN j.unique_key END AS unique_key,
-    j.due_at AS run_at,
-    j.enqueued_at,
-    j.started_at,
-    NULL::timestamptz AS finished_at,
-    j.worker,
-    j.lease_expires_at
-FROM pgjobs.job j
-JOIN pgjobs.queue q ON q.id OPERATOR(pg_catalog.=) j.queue_id
-JOIN pgjobs.stage s
-    ON s.queue_id OPERATOR(pg_catalog.=) j.queue_id AND s.number OPERATOR(pg_catalog.=) j.stage
-CROSS JOIN LATERAL (SELECT j.queue_id OPERATOR(pg_catalog.=) ANY
-    ((SELECT pgjobs._visible_queues('operate'))::integer[]) AS readable OFFSET 0) a
-WHERE j.queue_id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[])
-UNION ALL
-SELECT
-    h.id,
-    q.name,
-    s.name,
-    (ARRAY['completed', 'dead', 'cancelled'])[h.state OPERATOR(pg_catalog.+) 1],
-    h.priority::integer,
-    h.attempt,
-    h.max_attempts,
-    CASE WHEN a.readable THEN h.payload END,
-    CASE WHEN a.readable THEN h.headers END,
-    CASE WHEN a.readable THEN h.result END,
-    CASE WHEN a.readable THEN h.error END,
-    CASE WHEN a.readable THEN h.group_key END,
-    CASE WHEN a.readable THEN h.unique_key END,
-    h.due_at,
-    h.enqueued_at,
-    h.started_at,
-    h.finished_at,
-    h.worker,
-    NULL::timestamptz
-FROM pgjobs.history h
-JOIN pgjobs.queue q ON q.id OPERATOR(pg_catalog.=) h.queue_id
-JOIN pgjobs.stage s
-    ON s.queue_id OPERATOR(pg_catalog.=) h.queue_id AND s.number OPERATOR(pg_catalog.=) h.stage
-CROSS JOIN LATERAL (SELECT h.queue_id OPERATOR(pg_catalog.=) ANY
-    ((SELECT pgjobs._visible_queues('operate'))::integer[]) AS readable OFFSET 0) a
-WHERE h.queue_id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[])
-    AND h.payload IS NOT NULL;
+SELECT u.*
+FROM (
+    SELECT
+        j.id,
+        q.name AS queue,
+        s.name AS stage,
+        CASE
+            WHEN j.waiting OPERATOR(pg_catalog.=) 2 THEN 'blocked'
+            WHEN j.waiting OPERATOR(pg_catalog.=) 1 THEN 'scheduled'
+            WHEN j.token IS NULL THEN 'ready'
+            ELSE 'running'
+        END AS state,
+        j.priority::integer AS priority,
+        j.attempt,
+        j.max_attempts,
+        CASE WHEN a.readable THEN j.payload END AS payload,
+        CASE WHEN a.readable THEN j.headers END AS headers,
+        CASE WHEN a.readable THEN j.result END AS result,
+        CASE WHEN a.readable THEN j.error END AS error,
+        CASE WHEN a.readable THEN j.group_key END AS group_key,
+        CASE WHEN a.readable THEN j.unique_key END AS unique_key,
+        j.due_at AS run_at,
+        j.enqueued_at,
+        j.started_at,
+        NULL::timestamptz AS finished_at,
+        j.worker,
+        j.lease_expires_at
+    FROM pgjobs.job j
+    JOIN pgjobs.queue q ON q.id OPERATOR(pg_catalog.=) j.queue_id
+    JOIN pgjobs.stage s
+        ON s.queue_id OPERATOR(pg_catalog.=) j.queue_id AND s.number OPERATOR(pg_catalog.=) j.stage
+    CROSS JOIN LATERAL (SELECT j.queue_id OPERATOR(pg_catalog.=) ANY
+        ((SELECT pgjobs._visible_queues('operate'))::integer[]) AS readable OFFSET 0) a
+    WHERE j.queue_id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[])
+    UNION ALL
+    SELECT
+        h.id,
+        q.name,
+        s.name,
+        (ARRAY['completed', 'dead', 'cancelled'])[h.state OPERATOR(pg_catalog.+) 1],
+        h.priority::integer,
+        h.attempt,
+        h.max_attempts,
+        CASE WHEN a.readable THEN h.payload END,
+        CASE WHEN a.readable THEN h.headers END,
+        CASE WHEN a.readable THEN h.result END,
+        CASE WHEN a.readable THEN h.error END,
+        CASE WHEN a.readable THEN h.group_key END,
+        CASE WHEN a.readable THEN h.unique_key END,
+        h.due_at,
+        h.enqueued_at,
+        h.started_at,
+        h.finished_at,
+        h.worker,
+        NULL::timestamptz
+    FROM pgjobs.history h
+    JOIN pgjobs.queue q ON q.id OPERATOR(pg_catalog.=) h.queue_id
+    JOIN pgjobs.stage s
+        ON s.queue_id OPERATOR(pg_catalog.=) h.queue_id AND s.number OPERATOR(pg_catalog.=) h.stage
+    CROSS JOIN LATERAL (SELECT h.queue_id OPERATOR(pg_catalog.=) ANY
+        ((SELECT pgjobs._visible_queues('operate'))::integer[]) AS readable OFFSET 0) a
+    WHERE h.queue_id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[])
+        AND h.payload IS NOT NULL
+) u;
 COMMENT ON VIEW pgjobs.jobs IS
 'Jobs, open and finished, of the queues you may monitor or operate. Payload, headers, result, error and keys are NULL unless you may operate or own the queue.';
 COMMENT ON COLUMN pgjobs.jobs.id IS 'The job.';

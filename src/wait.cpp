@@ -273,13 +273,13 @@ struct Finish {
 };
 
 // Copies live in `caller`.
-static Finish look(int64 job, MemoryContext caller) {
+static Finish look(int64 job, bool readable, MemoryContext caller) {
     return pg::as_owner([&] {
         Finish finish{};
         if (pg::run(&select_state, pg::value(job)) == 0)
             no_such_job(job);
         finish.finished = pg::bool_at(0, 3);
-        finish.nulls[1] = pg::is_null(0, 2);
+        finish.nulls[1] = !readable || pg::is_null(0, 2);
         pg::in_context(caller, [&] {
             finish.values[0] = datumCopy(pg::datum_at(0, 1), false, -1);
             if (!finish.nulls[1])
@@ -298,17 +298,18 @@ PGJOBS_FUNCTION(await) {
     const Queue *queue = visible_queue_of(job, produce | monitor | operate | own);
     if (queue == nullptr)
         no_such_job(job);
+    bool readable = has_right(queue, produce | operate | own); // a monitor learns the state only
     int32 id = queue->id;
 
     MemoryContext caller = CurrentMemoryContext;
     SPI_connect_ext(SPI_OPT_NONATOMIC);
     Database *database = enter(id, 0, job);
     uint32 epoch = pg_atomic_read_u32(&database->epoch);
-    Finish finish = look(job, caller);
+    Finish finish = look(job, readable, caller);
     while (!finish.finished && sleep_until_called(database, epoch, deadline))
-        finish = look(job, caller);
+        finish = look(job, readable, caller);
     if (!finish.finished)
-        finish = look(job, caller);
+        finish = look(job, readable, caller);
     leave();
     SPI_finish();
     PG_RETURN_DATUM(return_record(fcinfo, finish.values, finish.nulls));
