@@ -194,14 +194,15 @@ static void note_event(const Facts &facts, State state) {
                     facts.attempt, facts.stage,           state};
 }
 
-static void note_lease(const Facts &facts, bool ended) {
+// `rev` is the job's after the change.
+static void note_lease(const Facts &facts, int32 rev, bool ended) {
     if (pending.leases.count >= most_leases) {
         pending.leases_lost = true;
         return;
     }
     LeaseEntry *entry = append(&pending.leases);
     entry->ended = ended;
-    entry->lease = {{facts.id, MyDatabaseId, 0}, facts.lease_expires_at, facts.hold_session};
+    entry->lease = {{facts.id, MyDatabaseId, 0}, facts.lease_expires_at, facts.hold_session, rev};
 }
 
 // What holds for a row whichever way it got there.
@@ -213,7 +214,7 @@ static void note_state(const Facts &now) {
     if (now.state != State::running)
         note_due(now.expires_at);
     if (now.state == State::running) {
-        note_lease(now, false);
+        note_lease(now, now.rev, false);
         note_due(now.lease_expires_at);
     }
 }
@@ -228,7 +229,7 @@ void added(const Facts &now) {
 void changed(const Facts &before, const Facts &now) {
     begin();
     if (before.state == State::running && now.state != State::running)
-        note_lease(before, true);
+        note_lease(before, now.rev, true);
     // A row that stays ready is told too: whoever passed it while it was locked must look again.
     note_state(now);
     if (before.rev != now.rev)
@@ -248,7 +249,7 @@ static void note_finished(const Facts &before) {
 void removed(const Facts &before, State final) {
     begin();
     if (before.state == State::running)
-        note_lease(before, true);
+        note_lease(before, before.rev + 1, true);
     QueueTally *tally = tally_of(before.queue, before.stage);
     if (!core::is_final(final)) {
         tally->resync = true;
@@ -335,7 +336,7 @@ static void tell_leases(Database *database) {
     for (int i = 0; i < pending.leases.count; i++) {
         const LeaseEntry *entry = &pending.leases.data[i];
         if (entry->ended)
-            hash_search(leases, &entry->lease.key, HASH_REMOVE, nullptr);
+            lease::forget(entry->lease.key, entry->lease.rev);
         else if (!lease::remember(entry->lease))
             complete = false;
     }
@@ -404,8 +405,8 @@ static void tell() {
     tell_catalog(database);
     if (database == nullptr)
         return; // no place in shared memory: pgjobs.max_databases
-    tell_waiters(database);
     tell_leases(database);
+    tell_waiters(database); // who is woken may run before this process goes on
     tell_queues(database);
     if (pending.everything.level > 0) {
         pg_atomic_write_u32(&database->notify_all, 1);

@@ -20,3 +20,10 @@ LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'pgjobs__expire';
 COMMENT ON FUNCTION pgjobs._expire(timestamptz) IS
 'Private duty: cancels waiting jobs whose expires_at has passed; returns how many.';
+
+CREATE FUNCTION pgjobs._check_leases()
+RETURNS bigint
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pgjobs__check_leases';
+COMMENT ON FUNCTION pgjobs._check_leases() IS
+'Private check: how many running jobs are missing in the list of leases; 0 while nothing commits and the list is complete.';

@@ -14,12 +14,21 @@ constexpr int batch = 500;
 // ---- the list ----
 
 bool remember(const Lease &lease) {
-    auto *entry = static_cast<Lease *>(hash_search(leases, &lease.key, HASH_ENTER_NULL, nullptr));
+    bool found;
+    auto *entry = static_cast<Lease *>(hash_search(leases, &lease.key, HASH_ENTER_NULL, &found));
     if (entry == nullptr)
         return false;
-    entry->expires_at = lease.expires_at;
-    entry->session = lease.session;
+    if (found && (entry->rev > lease.rev || (entry->rev == lease.rev && lease.session == 0 &&
+                                             entry->expires_at > lease.expires_at)))
+        return true;
+    *entry = lease;
     return true;
+}
+
+void forget(const LeaseKey &key, int32 rev) {
+    auto *entry = static_cast<Lease *>(hash_search(leases, &key, HASH_FIND, nullptr));
+    if (entry != nullptr && entry->rev <= rev)
+        hash_search(leases, &key, HASH_REMOVE, nullptr);
 }
 
 void forget_all(Oid database) {
@@ -77,15 +86,26 @@ bool is_over(TimestampTz lease_expires_at, int64 hold_epoch, int64 hold_session,
 
 // ---- finding ----
 
+struct Candidate {
+    int64 id;
+    int32 rev;
+};
 struct Candidates {
-    int64 ids[batch];
+    Candidate jobs[batch];
     int count;
     bool more;
 };
 
+static void add(Candidates *found, int64 id, int32 rev) {
+    if (found->count == batch)
+        found->more = true;
+    else
+        found->jobs[found->count++] = {id, rev};
+}
+
 static int compare_ids(const void *a, const void *b) {
-    int64 x = *static_cast<const int64 *>(a);
-    int64 y = *static_cast<const int64 *>(b);
+    int64 x = static_cast<const Candidate *>(a)->id;
+    int64 y = static_cast<const Candidate *>(b)->id;
     return x < y ? -1 : x > y ? 1 : 0;
 }
 
@@ -100,16 +120,14 @@ static void find_in_list(Candidates *found, TimestampTz now, TimestampTz *next) 
         bool over = lease->expires_at <= now || (lease->session != 0 && !is_alive(lease->session));
         if (!over)
             *next = Min(*next, lease->expires_at);
-        else if (found->count == batch)
-            found->more = true;
         else
-            found->ids[found->count++] = lease->key.job;
+            add(found, lease->key.job, lease->rev);
     }
     LWLockRelease(shared->leases_lock);
 }
 
 static constinit pg::Statement select_running{
-    "SELECT j.id, j.lease_expires_at, j.hold_epoch, j.hold_session FROM pgjobs.job j "
+    "SELECT j.id, j.lease_expires_at, j.hold_epoch, j.hold_session, j.rev FROM pgjobs.job j "
     "JOIN pgjobs.queue q ON q.id = j.queue_id "
     "JOIN pgjobs.home h ON h.id = q.home AND h.database = $1 "
     "WHERE j.waiting = 0 AND j.token IS NOT NULL",
@@ -128,49 +146,48 @@ static void find_in_table(Candidates *found, TimestampTz now, TimestampTz *next,
         TimestampTz expires = optional_at(i, 2, never);
         int64 session = optional_at(i, 4, 0);
         if (is_over(expires, optional_at(i, 3, 0), session, now)) {
-            if (found->count == batch)
-                found->more = true;
-            else
-                found->ids[found->count++] = id;
+            add(found, id, pg::int32_at(i, 5));
             continue;
         }
         *next = Min(*next, expires);
-        Lease lease = {{id, MyDatabaseId, 0}, expires, session};
+        Lease lease = {{id, MyDatabaseId, 0}, expires, session, pg::int32_at(i, 5)};
         *complete &= pg::locked(shared->leases_lock, LW_EXCLUSIVE, [&] { return remember(lease); });
     }
 }
 
 // ---- reaping ----
 
-static void drop_entry(int64 id) {
-    LeaseKey key = {id, MyDatabaseId, 0};
-    pg::locked(shared->leases_lock, LW_EXCLUSIVE,
-               [&] { hash_search(leases, &key, HASH_REMOVE, nullptr); });
+static void drop_entry(const Candidate &job) {
+    LeaseKey key = {job.id, MyDatabaseId, 0};
+    pg::locked(shared->leases_lock, LW_EXCLUSIVE, [&] { forget(key, job.rev); });
 }
 
 // The list may name a job that is not running any more, or whose lease was renewed.
 static void correct_entry(store::Table *jobs, int64 id) {
+    int32 rev = store::get_int32(jobs, Col::rev);
     if (!store::has(jobs, Col::token)) {
-        drop_entry(id);
+        drop_entry({id, rev});
         return;
     }
     Lease lease = {{id, MyDatabaseId, 0},
                    store::get_int64(jobs, Col::lease_expires_at, never),
-                   store::get_int64(jobs, Col::hold_session, 0)};
+                   store::get_int64(jobs, Col::hold_session, 0),
+                   rev};
     pg::locked(shared->leases_lock, LW_EXCLUSIVE, [&] { remember(lease); });
 }
 
-static bool reap_row(store::Table *jobs, history::Archive *archive, int64 id, TimestampTz now) {
+static bool reap_row(store::Table *jobs, history::Archive *archive, const Candidate &job,
+                     TimestampTz now) {
     TimestampTz expires = store::get_int64(jobs, Col::lease_expires_at, never);
     const Queue *queue = find_queue(store::get_int32(jobs, Col::queue_id));
     if (queue == nullptr || !queue->home) {
-        drop_entry(id);
+        drop_entry(job);
         return false;
     }
     if (!store::has(jobs, Col::token) ||
         !is_over(expires, store::get_int64(jobs, Col::hold_epoch, 0),
                  store::get_int64(jobs, Col::hold_session, 0), now)) {
-        correct_entry(jobs, id);
+        correct_entry(jobs, job.id);
         return false;
     }
     life::Failure failure{};
@@ -187,13 +204,13 @@ static int64 reap_rows(const Candidates &found, TimestampTz now, TimestampTz *ne
         history::Archive archive{};
         int64 reaped = 0;
         for (int i = 0; i < found.count; i++) {
-            int64 id = found.ids[i];
-            if (store::find(jobs, id, LockWaitSkip))
-                reaped += reap_row(jobs, &archive, id, now);
+            const Candidate &job = found.jobs[i];
+            if (store::find(jobs, job.id, LockWaitSkip))
+                reaped += reap_row(jobs, &archive, job, now);
             else if (jobs->busy)
                 *next = Min(*next, GetCurrentTimestamp() + 20 * 1000);
             else
-                drop_entry(id);
+                drop_entry(job);
         }
         history::close(&archive);
         return reaped;
@@ -215,7 +232,7 @@ int64 reap(TimestampTz now, bool *more, TimestampTz *next) {
     *more = found->more;
     if (found->count == 0)
         return 0;
-    qsort(found->ids, found->count, sizeof(int64), compare_ids);
+    qsort(found->jobs, found->count, sizeof(Candidate), compare_ids);
     return reap_rows(*found, now, next);
 }
 
@@ -237,6 +254,24 @@ PGJOBS_FUNCTION(_reap) {
         more = found->more && reaped > 0;
     }
     PG_RETURN_INT64(total);
+}
+
+static bool is_listed(int64 id) {
+    LeaseKey key = {id, MyDatabaseId, 0};
+    return pg::locked(shared->leases_lock, LW_SHARED,
+                      [&] { return hash_search(leases, &key, HASH_FIND, nullptr) != nullptr; });
+}
+
+// pgjobs._check_leases() -> bigint
+PGJOBS_FUNCTION(_check_leases) {
+    require_administrator("check pgjobs' leases");
+    PG_RETURN_INT64(pg::as_owner([] {
+        int64 missing = 0;
+        uint64 count = pg::run(&select_running, pg::oid_value(MyDatabaseId));
+        for (uint64 i = 0; i < count; i++)
+            missing += !is_listed(pg::int64_at(i, 1));
+        return missing;
+    }));
 }
 
 } // namespace pgjobs::lease

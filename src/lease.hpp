@@ -5,8 +5,13 @@
 
 namespace pgjobs::lease {
 
-// Adds or renews an entry; false if the list is full. Under the leases lock; raises nothing.
+// Adds or renews an entry, unless a newer one is there; false if the list is full. Under the leases
+// lock; raises nothing.
 bool remember(const Lease &lease);
+
+// Drops the entry of a lease that ended with revision `rev` of its job, unless it is of a newer
+// lease. Under the leases lock; raises nothing.
+void forget(const LeaseKey &key, int32 rev);
 
 // Drops the entries of a database. Raises nothing.
 void forget_all(Oid database);

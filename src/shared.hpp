@@ -71,6 +71,7 @@ struct Lease {
     LeaseKey key;
     TimestampTz expires_at; // never for a session lease without an end
     int64 session;          // 0 for a time lease
+    int32 rev;              // of the job; callbacks of two transactions may come in either order
 };
 
 // A session in wait or await; indexed by its place in the process array. [waiters lock]

@@ -32,9 +32,19 @@ static void set_up_execution(Table *table) {
     AfterTriggerBeginQuery();
 }
 
+// Whoever waited for the lock may have waited for DROP EXTENSION.
+static Relation open_relation(Oid oid, LOCKMODE mode) {
+    Relation relation = try_table_open(oid, mode);
+    if (relation == nullptr)
+        ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
+                errmsg("extension \"pgjobs\" was dropped meanwhile"),
+                errhint("Run CREATE EXTENSION pgjobs."));
+    return relation;
+}
+
 Table *open(Oid relation) {
     bool pushed = push_snapshot();
-    Relation opened = table_open(relation, RowExclusiveLock);
+    Relation opened = open_relation(relation, RowExclusiveLock);
     EState *estate = CreateExecutorState();
     return pg::in_context(estate->es_query_cxt, [&]() -> Table * {
         auto *table = static_cast<Table *>(palloc0(sizeof(Table)));
@@ -181,15 +191,20 @@ bool lock_visited(Table *jobs) { return lock_newest(jobs, LockWaitSkip) == TM_Ok
 
 enum class Seen { nothing, row, uncommitted };
 
+static IndexScanDesc begin_id_scan(Table *jobs, Relation index, int64 id, Snapshot snapshot) {
+    ScanKeyData key;
+    ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+    IndexScanDesc scan = pg::begin_index_scan(jobs->relation, index, snapshot, 1);
+    index_rescan(scan, &key, 1, nullptr, 0);
+    return scan;
+}
+
 // One look through the primary key. A version whose inserter is still running counts only if no
 // other is there: it may be the new half of an update.
 static Seen look(Table *jobs, Relation index, int64 id, TransactionId *inserter) {
     SnapshotData dirty;
     InitDirtySnapshot(dirty);
-    ScanKeyData key;
-    ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
-    IndexScanDesc scan = pg::begin_index_scan(jobs->relation, index, &dirty, 1);
-    index_rescan(scan, &key, 1, nullptr, 0);
+    IndexScanDesc scan = begin_id_scan(jobs, index, id, &dirty);
     Seen seen = Seen::nothing;
     while (seen != Seen::row && index_getnext_slot(scan, ForwardScanDirection, jobs->found)) {
         if (TransactionIdIsValid(dirty.xmin)) {
@@ -204,11 +219,22 @@ static Seen look(Table *jobs, Relation index, int64 id, TransactionId *inserter)
     return seen;
 }
 
+// A look can miss a row: it reads the index page, an update commits with a new index entry, and the
+// version behind the old entry is dead. A snapshot does not: whatever it shows as gone is gone.
+static bool is_gone(Table *jobs, Relation index, int64 id) {
+    Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+    IndexScanDesc scan = begin_id_scan(jobs, index, id, snapshot);
+    bool gone = !index_getnext_slot(scan, ForwardScanDirection, jobs->found);
+    index_endscan(scan);
+    UnregisterSnapshot(snapshot);
+    return gone;
+}
+
 bool find(Table *jobs, int64 id, LockWaitPolicy policy) {
     Relation index = index_open(RelationGetPrimaryKeyIndex(jobs->relation), AccessShareLock);
     bool found = false;
     jobs->busy = false;
-    for (;;) {
+    for (int looks = 1;; looks++) {
         TransactionId inserter = InvalidTransactionId;
         Seen seen = look(jobs, index, id, &inserter);
         if (seen == Seen::row) {
@@ -217,8 +243,13 @@ bool find(Table *jobs, int64 id, LockWaitPolicy policy) {
             jobs->busy = result == TM_WouldBlock;
             break;
         }
-        if (seen == Seen::nothing)
-            break;
+        if (seen == Seen::nothing) {
+            // Also the end of it: this command itself has removed the row.
+            if (looks == 100 || is_gone(jobs, index, id))
+                break;
+            CHECK_FOR_INTERRUPTS();
+            continue;
+        }
         jobs->busy = policy != LockWaitBlock;
         if (jobs->busy)
             break;
@@ -296,7 +327,7 @@ static bool is_takeable(TupleTableSlot *slot, const SnapshotData *dirty, Timesta
 
 bool any_ready(int32 queue, int16 stage, TimestampTz now) {
     bool pushed = push_snapshot();
-    Relation relation = table_open(relations()->job, AccessShareLock);
+    Relation relation = open_relation(relations()->job, AccessShareLock);
     Relation index = open_due_index(relation);
     TupleTableSlot *slot = table_slot_create(relation, nullptr);
     SnapshotData dirty;
@@ -347,7 +378,7 @@ int64 holder_of(int32 queue, const char *key) {
     constexpr AttrNumber columns[] = {static_cast<AttrNumber>(Col::queue_id),
                                       static_cast<AttrNumber>(Col::unique_key)};
     bool pushed = push_snapshot();
-    Relation relation = table_open(relations()->job, AccessShareLock);
+    Relation relation = open_relation(relations()->job, AccessShareLock);
     Relation index = open_index(relation, columns, lengthof(columns), "unique keys");
     int64 id = 0;
     TransactionId inserter = InvalidTransactionId;

@@ -149,6 +149,23 @@ static void check_extension(const Database *database, uint32 epoch) {
                 errhint("Stop the worker, or create the extension again."));
 }
 
+// Sleeps on the latch, at most `milliseconds`. A client that closes its end ends the session.
+static void nap(long milliseconds) {
+    int wanted = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
+    int events = 0;
+    if (MyProcPort != nullptr && WaitEventSetCanReportClosed())
+        events = WaitLatchOrSocket(MyLatch, wanted | WL_SOCKET_CLOSED, MyProcPort->sock,
+                                   milliseconds, PG_WAIT_EXTENSION);
+    else
+        events = WaitLatch(MyLatch, wanted, milliseconds, PG_WAIT_EXTENSION);
+    if (events & WL_LATCH_SET)
+        ResetLatch(MyLatch);
+    if (events & WL_SOCKET_CLOSED) {
+        ClientConnectionLost = true;
+        InterruptPending = true;
+    }
+}
+
 // Sleeps until called or until `deadline`; false when that has come. Holds no snapshot and no lock:
 // the transaction that looked has ended.
 static bool sleep_until_called(const Database *database, uint32 epoch, TimestampTz deadline) {
@@ -163,10 +180,7 @@ static bool sleep_until_called(const Database *database, uint32 epoch, Timestamp
         if (now >= deadline)
             return false;
         long wait = TimestampDifferenceMilliseconds(now, Min(deadline, check));
-        int events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-                               Min(wait, 3600 * 1000L), PG_WAIT_EXTENSION);
-        if (events & WL_LATCH_SET)
-            ResetLatch(MyLatch);
+        nap(Min(wait, 3600 * 1000L));
     }
 }
 
