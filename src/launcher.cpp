@@ -1,5 +1,6 @@
 // The launcher: learns which databases have the extension and starts a worker where something is
 // due. It connects to the shared catalogs only and runs no SQL.
+#include "core/version.hpp"
 #include "process.hpp"
 #include "settings.hpp"
 #include "shared.hpp"
@@ -162,6 +163,13 @@ static TimestampTz turn() {
     return start_workers(GetCurrentTimestamp());
 }
 
+static void check_server_version() {
+    const char *version = GetConfigOption("server_version_num", false, false);
+    if (!core::has_notify_repairs(static_cast<int32>(strtol(version, nullptr, 10))))
+        ereport(LOG, errmsg("this minor release of the server has known faults in NOTIFY"),
+                errhint("Update to the newest minor release of your version."));
+}
+
 static void reload() {
     ConfigReloadPending = false;
     ProcessConfigFile(PGC_SIGHUP);
@@ -176,11 +184,13 @@ void pgjobs_launcher_main(Datum) {
     using namespace pgjobs; // the server calls this by name, outside of any namespace
     pqsignal(SIGHUP, SignalHandlerForConfigReload);
     pqsignal(SIGTERM, die);
+    pqsignal(SIGINT, SIG_IGN); // it runs nothing that could be cancelled
     BackgroundWorkerUnblockSignals();
     on_shmem_exit(process::leave, 0);
     BackgroundWorkerInitializeConnection(nullptr, nullptr, 0);
     pg_atomic_write_u32(&shared->launcher, static_cast<uint32>(pg::my_procno()) + 1);
     pg_atomic_write_u32(&shared->rescan, 1);
+    process::check_server_version();
     MemoryContext context =
         AllocSetContextCreate(TopMemoryContext, "pgjobs launcher", ALLOCSET_DEFAULT_SIZES);
     for (;;) {
