@@ -219,7 +219,9 @@ struct ManyJobs {
         int64 token;
         int place; // in the arguments
     };
-    Item *items; // by id, each once: one order of locks, no deadlocks
+    // By id: one order of locks, no deadlocks. Each pair once: another token of the same job is
+    // judged by the fence like any other.
+    Item *items;
     int count;
     OnLost on_lost;
     int64 *done; // ids, ascending
@@ -231,7 +233,13 @@ static int compare_items(const void *a, const void *b) {
     auto y = static_cast<const ManyJobs::Item *>(b);
     if (x->id != y->id)
         return x->id < y->id ? -1 : 1;
+    if (x->token != y->token)
+        return x->token < y->token ? -1 : 1;
     return x->place < y->place ? -1 : 1;
+}
+
+static bool same_lease(const ManyJobs::Item &a, const ManyJobs::Item &b) {
+    return a.id == b.id && a.token == b.token;
 }
 
 static ManyJobs many_jobs(FunctionCallInfo fcinfo, int on_lost_argument, const char *verb) {
@@ -247,7 +255,7 @@ static ManyJobs many_jobs(FunctionCallInfo fcinfo, int on_lost_argument, const c
         many.items[i] = {DatumGetInt64(ids.data[i]), DatumGetInt64(tokens.data[i]), i};
     qsort(many.items, ids.count, sizeof(ManyJobs::Item), compare_items);
     for (int i = 0; i < ids.count; i++)
-        if (many.count == 0 || many.items[many.count - 1].id != many.items[i].id)
+        if (many.count == 0 || !same_lease(many.items[many.count - 1], many.items[i]))
             many.items[many.count++] = many.items[i];
     return many;
 }

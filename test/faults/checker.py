@@ -73,6 +73,10 @@ class Op:
     def may(self):
         return self.type != "fail"
 
+    def may_be_seen_by(self, other):
+        """A transaction sees what it did itself, even if it is rolled back later."""
+        return self.may() or self.tx is not None and (self.p, self.tx) == (other.p, other.tx)
+
 
 @dataclasses.dataclass
 class Claim:
@@ -264,6 +268,10 @@ class Checker:
                 one.sqlstate = None if done else "PJ001"
                 last = self.queues[queue]["stages"][-1] == stage
                 one.res = ("completed" if last else "ready") if done else None
+                # The answer has ids only: of two tokens of one job it does not say which it was.
+                if done and op.args["on_lost"] == "skip" and \
+                        sum(x[0] == job for x in op.args["jobs"]) > 1:
+                    one.type = "info"
             self.on_token[token].append(one)
 
     def confirm_claims(self):
@@ -415,7 +423,7 @@ class Checker:
     def check_pair(self, job, before, claim):
         """Of two claims that both happened, in this order."""
         ended = [op for op in self.on_token[before.token]
-                 if op.f in ENDINGS and op.may() and op.t0 <= claim.op.t1]
+                 if op.f in ENDINGS and op.may_be_seen_by(claim.op) and op.t0 <= claim.op.t1]
         cancelled = any(op.f == "cancel" and op.may() and op.res is not False and
                         op.t0 <= claim.op.t1 for op in self.on_job[job])
         retried = any(op.t0 <= claim.op.t1 and op.t1 >= before.op.t0 for op in self.retries(job))

@@ -209,6 +209,17 @@ def good_rolled_back_claim(history):
     history.end(1, "cancelled", stage="one", attempt=1)
 
 
+def good_rolled_back_together(history):
+    """A transaction completes a job, claims its next stage, and is rolled back."""
+    history.enqueue(1)
+    history.claim(1, 10)
+    history.complete(1, 10, tx=77)
+    history.claim(1, 11, stage="two", tx=77)
+    history.write(1, type="end", tx=77, outcome="fail")
+    history.manage("cancel", 1)
+    history.end(1, "cancelled", stage="one", attempt=1)
+
+
 # ---- faults ----
 
 
@@ -311,6 +322,23 @@ def zombie_fails(history):
 
 def zombie_releases(history):
     zombie(history, "release", None)
+
+
+def many_with_an_old_token(history, on_lost="error"):
+    """complete_many with two tokens of one job, one of them spent, says that both were right."""
+    history.enqueue(1)
+    history.claim(1, 10)
+    history.call("release", 1, 10)
+    history.claim(1, 11)
+    history.op(1, "complete_many", {"on_lost": on_lost, "jobs": [
+        [1, token, "q", "one", False] for token in (10, 11)]}, [1])
+    history.manage("cancel", 1)
+    history.end(1, "cancelled", attempt=0)
+
+
+def good_many_with_an_old_token(history):
+    """It may leave out the spent one."""
+    many_with_an_old_token(history, "skip")
 
 
 def token_after_release(history):
@@ -570,7 +598,7 @@ FAULTS = {
     no_execution: "S4", effect_lost: "S4", effect_twice: "S4", effect_without_complete: "S4",
     token_twice: "S5", attempt_not_counted: "S5", too_many_claimed: "S5",
     zombie: "S6", zombie_extends: "S6", zombie_fails: "S6", zombie_releases: "S6",
-    token_after_release: "S6", token_after_cancel: "S6", token_of_rolled_back_claim: "S6",
+    many_with_an_old_token: "S6", token_after_release: "S6", token_after_cancel: "S6", token_of_rolled_back_claim: "S6",
     early_reclaim: "S7", early_reclaim_after_extend: "S7", early_reclaim_after_crash: "S7",
     early_reclaim_of_flushed: "S7", held_job_given_away: "S7",
     shortened_lease: "S8", extend_shortens: "S8",
