@@ -56,9 +56,10 @@ static bool take_place(Oid oid) {
 }
 
 // Whatever the database's or role's settings are, the duties go on.
+// The lock timeout is well below deadlock_timeout: DROP EXTENSION must not be the one to give way.
 static void settle_settings() {
     static const char *const values[][2] = {{"statement_timeout", "0"},
-                                            {"lock_timeout", "1s"},
+                                            {"lock_timeout", "100ms"},
                                             {"idle_in_transaction_session_timeout", "0"},
                                             {"default_transaction_isolation", "read committed"},
                                             {"default_transaction_deferrable", "off"},

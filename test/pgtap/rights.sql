@@ -258,15 +258,12 @@ SELECT is(answer('t_tenant', 'SELECT count(*) = 1 FROM pgjobs.queues'), 't', 'no
 -- No condition that runs on hidden rows sees them.
 CREATE FUNCTION public.spy(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS $$
 BEGIN
-    RAISE WARNING 'spy: %', $1;
     IF $1 = 'mine' THEN RAISE SQLSTATE 'ZZ000'; END IF;
     RETURN true;
 END $$;
-SET client_min_messages = error;
 SELECT is(answer('t_tenant', 'SELECT count(*) > 0 FROM pgjobs.jobs WHERE public.spy(queue)'), 't', 'a cheap function in a condition sees no hidden row');
 SELECT is(answer('t_tenant', 'SELECT count(*) > 0 FROM pgjobs.attempts WHERE public.spy(queue)'), 't', 'nor in attempts');
 SELECT is(answer('t_tenant', 'SELECT count(*) > 0 FROM pgjobs.queues WHERE public.spy(name)'), 't', 'nor in queues');
-RESET client_min_messages;
 
 -- ---- grant and revoke ----
 

@@ -1,0 +1,298 @@
+-- Nothing that somebody else has made is ever called by pgjobs (failures S-1). An attacker shadows every
+-- function, operator, type and catalog that a query could name, in a schema of his own, in public and
+-- among the temporary objects; then everything is installed and called, and his log must stay empty.
+SELECT no_plan();
+
+-- The tools of the test stay out of his reach: pg_temp is searched first unless it is named.
+CREATE SCHEMA tap;
+ALTER EXTENSION pgtap SET SCHEMA tap;
+SET search_path = pg_catalog, tap, pg_temp;
+CREATE EXTENSION dblink SCHEMA tap;
+DROP EXTENSION pgjobs;
+
+CREATE ROLE h_attacker;
+CREATE ROLE h_client;
+SELECT format('GRANT CREATE ON DATABASE %I TO h_attacker', current_database()) \gexec
+GRANT CREATE, USAGE ON SCHEMA public TO h_attacker;
+
+-- ---- a squatted schema ----
+
+SET ROLE h_attacker;
+CREATE SCHEMA pgjobs;
+RESET ROLE;
+SELECT throws_ok('CREATE EXTENSION pgjobs', '42P06', NULL, 'a schema pgjobs that is there already stops the installation');
+SELECT is((SELECT count(*) FROM pg_extension WHERE extname = 'pgjobs'), 0::bigint, 'and nothing is left of it');
+SELECT is((SELECT count(*) FROM pg_class WHERE relnamespace = 'pgjobs'::regnamespace), 0::bigint, 'in the schema either');
+SELECT throws_ok('CREATE EXTENSION pgjobs SCHEMA public', NULL, NULL, 'nor can it be installed elsewhere');
+DROP SCHEMA pgjobs;
+
+-- ---- the traps ----
+
+SET ROLE h_attacker;
+CREATE SCHEMA evil;
+GRANT USAGE ON SCHEMA evil TO PUBLIC;
+CREATE TABLE evil.log (who name, what text);
+GRANT ALL ON evil.log TO PUBLIC;
+CREATE FUNCTION evil.trap(what text) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO evil.log VALUES (current_user, what);
+    RETURN true;
+END $$;
+
+-- A function that only tells; what cannot be shadowed that way (internal arguments) no query can call.
+CREATE FUNCTION evil.shadow_function(place text, name text, arguments text, result text, what text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('CREATE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql AS $f$ BEGIN PERFORM evil.trap(%L); %s END $f$',
+        place, name, arguments, result, what, CASE WHEN result ~ '^SETOF' THEN 'RETURN;' ELSE 'RETURN NULL;' END);
+    RETURN true;
+EXCEPTION WHEN OTHERS THEN
+    RETURN false;
+END $$;
+CREATE FUNCTION evil.shadow_operator(place text, name text, l text, r text, result text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    trap text := 'op_' || md5(name || l || r);
+BEGIN
+    IF NOT evil.shadow_function(place, trap, concat_ws(', ', l, r), result, format('operator %s (%s, %s)', name, l, r)) THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('CREATE OPERATOR %I.%s (FUNCTION = %I.%I, %s)', place, name, place, trap,
+        concat_ws(', ', 'LEFTARG = ' || l, 'RIGHTARG = ' || r));
+    RETURN true;
+EXCEPTION WHEN OTHERS THEN
+    RETURN false;
+END $$;
+
+CREATE FUNCTION evil.shadow_everything(place text, OUT functions bigint, OUT operators bigint)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t text;
+BEGIN
+    SELECT count(*) FILTER (WHERE evil.shadow_function(place, p.proname, oidvectortypes(p.proargtypes),
+        CASE WHEN p.proretset THEN 'SETOF ' ELSE '' END || CASE WHEN r.typtype = 'p' AND r.typname !~ '^any' THEN 'text' ELSE format_type(r.oid, NULL) END,
+        'function ' || p.oid::regprocedure))
+    INTO functions
+    FROM pg_proc p JOIN pg_type r ON r.oid = p.prorettype
+    WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.prokind = 'f';
+    SELECT count(*) FILTER (WHERE evil.shadow_operator(place, o.oprname, CASE WHEN o.oprleft <> 0 THEN format_type(o.oprleft, NULL) END,
+        format_type(o.oprright, NULL), format_type(o.oprresult, NULL)))
+    INTO operators
+    FROM pg_operator o WHERE o.oprnamespace = 'pg_catalog'::regnamespace;
+    -- And those that would fit better than any of the server's.
+    SELECT operators + count(*) FILTER (WHERE evil.shadow_operator(place, o, l, r, CASE WHEN o IN ('+', '-', '||', '&', '|') THEN l ELSE 'boolean' END))
+    INTO operators
+    FROM unnest('{=,<>,<,>,<=,>=,+,-,||,&,|}'::text[]) o,
+        unnest('{smallint,integer,bigint,oid,text,name,"timestamp with time zone",interval,jsonb,boolean,numeric,"double precision"}'::text[]) l,
+        unnest('{smallint,integer,bigint,oid,text,name,"timestamp with time zone",interval,jsonb,boolean,numeric,"double precision"}'::text[]) r
+    WHERE NOT EXISTS (SELECT FROM pg_operator x WHERE x.oprnamespace = 'pg_catalog'::regnamespace AND x.oprname = o
+        AND x.oprleft = l::regtype AND x.oprright = r::regtype);
+    -- Aggregates of those names.
+    PERFORM evil.shadow_function(place, 'state1', 'bigint', 'bigint', 'aggregate count');
+    EXECUTE format('CREATE AGGREGATE %I.count(*) (SFUNC = %I.state1, STYPE = bigint)', place, place);
+    FOREACH t IN ARRAY '{bigint,integer,text,"timestamp with time zone",interval,jsonb}'::text[] LOOP
+        PERFORM evil.shadow_function(place, 'state2', t || ', ' || t, t, 'aggregate min, max');
+        EXECUTE format('CREATE AGGREGATE %1$I.min(%2$s) (SFUNC = %1$I.state2, STYPE = %2$s)', place, t);
+        EXECUTE format('CREATE AGGREGATE %1$I.max(%2$s) (SFUNC = %1$I.state2, STYPE = %2$s)', place, t);
+    END LOOP;
+    -- Types.
+    FOREACH t IN ARRAY '{text,name,oid,jsonb,timestamptz,interval,int2,int4,int8,bool,float8,regclass,regprocedure,claimed_job,job_details}'::text[] LOOP
+        EXECUTE format('CREATE DOMAIN %I.%I AS %s CHECK (evil.trap(%L))', place, t,
+            CASE WHEN t IN ('claimed_job', 'job_details') THEN 'pg_catalog.text' ELSE 'pg_catalog.' || t END, 'type ' || t);
+    END LOOP;
+    -- Tables and catalogs.
+    FOREACH t IN ARRAY '{pg_class,pg_proc,pg_roles,pg_database,pg_inherits,pg_extension,pg_namespace,pg_type,pg_prepared_xacts}'::text[] LOOP
+        EXECUTE format('CREATE VIEW %1$I.%2$I AS SELECT c.* FROM pg_catalog.%2$I c WHERE evil.trap(%3$L)', place, t, 'view ' || t);
+    END LOOP;
+    FOREACH t IN ARRAY '{job,queue,stage,acl,home,history,jobs,queues,stages,attempts,workers}'::text[] LOOP
+        EXECUTE format('CREATE VIEW %1$I.%2$I AS SELECT 1 AS id FROM pg_catalog.pg_class WHERE evil.trap(%3$L)', place, t, 'view ' || t);
+    END LOOP;
+END $$;
+
+SELECT * FROM evil.shadow_everything('evil') \gset evil_
+SELECT * FROM evil.shadow_everything('public') \gset public_
+-- Casts, from and to a type of his own.
+CREATE TYPE evil.thing AS (x text);
+CREATE FUNCTION evil.to_thing(text) RETURNS evil.thing LANGUAGE plpgsql AS $$BEGIN PERFORM evil.trap('cast'); RETURN NULL; END$$;
+CREATE FUNCTION evil.from_thing(evil.thing) RETURNS text LANGUAGE plpgsql AS $$BEGIN PERFORM evil.trap('cast'); RETURN NULL; END$$;
+CREATE CAST (text AS evil.thing) WITH FUNCTION evil.to_thing AS IMPLICIT;
+CREATE CAST (evil.thing AS text) WITH FUNCTION evil.from_thing AS IMPLICIT;
+-- Temporary objects of this very session.
+SELECT format('CREATE TEMP VIEW %1$I AS SELECT * FROM evil.%1$I', c.relname)
+FROM pg_catalog.pg_class c WHERE c.relnamespace = 'evil'::regnamespace AND c.relkind = 'v' \gexec
+SELECT format('CREATE DOMAIN pg_temp.%1$I AS evil.%1$I', t.typname)
+FROM pg_catalog.pg_type t WHERE t.typnamespace = 'evil'::regnamespace AND t.typtype = 'd' \gexec
+RESET ROLE;
+
+SELECT cmp_ok(:evil_functions, '>', 2400, 'functions are shadowed');
+SELECT cmp_ok(:evil_operators, '>', 1000, 'operators are shadowed');
+SELECT cmp_ok(:public_functions, '>', 2400, 'functions in public too');
+
+-- ---- the traps work ----
+
+CREATE FUNCTION tap.traps() RETURNS text LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT COALESCE(string_agg(DISTINCT what, '; '), 'none') FROM evil.log $$;
+CREATE FUNCTION tap.run(call text, path text, role text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE 'SET ROLE ' OPERATOR(pg_catalog.||) role;
+    PERFORM pg_catalog.set_config('search_path', path, false);
+    EXECUTE call;
+    SET search_path = pg_catalog, tap, pg_temp;
+    RESET ROLE;
+    RETURN 'done';
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLSTATE OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) SQLERRM;
+END $$;
+
+SELECT tap.run(call, 'evil, public, pg_catalog', 'postgres') FROM unnest(ARRAY['SELECT now()', 'SELECT 1 = 1', 'SELECT count(*)',
+    'SELECT min(1::bigint)', 'SELECT count(*) FROM pg_class', 'SELECT ''x''::text', 'SELECT NULL::timestamptz']) call;
+SELECT is((SELECT count(DISTINCT what) FROM evil.log), 7::bigint, 'each of these falls into a trap: ' || tap.traps());
+TRUNCATE evil.log;
+SELECT tap.run('SELECT true = 1::smallint', 'public', 'postgres');
+SELECT is((SELECT count(*) FROM evil.log), 1::bigint, 'with the usual search_path too, where his operator fits better');
+TRUNCATE evil.log;
+
+-- ---- installation ----
+
+SET search_path = evil, public, pg_catalog;
+CREATE EXTENSION pgjobs;
+SET search_path = pg_catalog, tap, pg_temp;
+SELECT is(tap.traps(), 'none', 'CREATE EXTENSION, with his schema in front');
+DROP EXTENSION pgjobs;
+SET search_path = public;
+CREATE EXTENSION pgjobs;
+SET search_path = pg_catalog, tap, pg_temp;
+SELECT is(tap.traps(), 'none', 'CREATE EXTENSION, with the usual search_path');
+SELECT is(tap.run('ALTER EXTENSION pgjobs UPDATE', 'evil, public, pg_catalog', 'postgres'), 'done', 'ALTER EXTENSION UPDATE');
+SELECT is((SELECT count(*) FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid WHERE d.refclassid = 'pg_proc'::regclass
+    AND p.pronamespace IN ('evil'::regnamespace, 'public'::regnamespace)
+    AND d.classid = 'pg_rewrite'::regclass AND d.objid IN (SELECT r.oid FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
+        WHERE c.relnamespace = 'pgjobs'::regnamespace)), 0::bigint, 'no view of ours depends on a function of his');
+SELECT is((SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_type t ON t.oid = a.atttypid
+    WHERE c.relnamespace = 'pgjobs'::regnamespace AND a.attnum > 0 AND t.typnamespace NOT IN ('pg_catalog'::regnamespace, 'pgjobs'::regnamespace)), 0::bigint,
+    'no column has a type of his');
+
+-- ---- every function and view ----
+
+-- In order; each is one statement without an operator or function of its own.
+CREATE TABLE tap.calls (place serial, call text, admin boolean DEFAULT false);
+INSERT INTO tap.calls (call, admin) VALUES
+($$SELECT pgjobs.create_queue('letters')$$, true),
+($$SELECT pgjobs.create_queue('q', '{first,second}', lease => '1 minute', backoff => '1 day', backoff_max => '2 days', notify => 'events', dead_letter => 'letters')$$, true),
+($$SELECT pgjobs.create_queue('forgetful', retention => '0', dead_retention => '400 days')$$, true),
+($$SELECT pgjobs.grant_queue('q', 'h_client', '{produce,work,operate,monitor,own}')$$, true),
+($$SELECT pgjobs.grant_queue('letters', 'h_client', '{produce,work,operate,monitor,own}')$$, true);
+INSERT INTO tap.calls (call) VALUES
+($$SELECT pgjobs.version()$$),
+($$SELECT pgjobs.alter_queue('q', stages => '{first,second,third}', lease => '2 minutes', max_attempts => 5, retention => '2 days', dead_letter => '')$$),
+($$SELECT pgjobs.alter_queue('q', dead_letter => 'letters')$$),
+($$SELECT pgjobs.enqueue('q', '{"a": [1, "x"]}', headers => '{"h": 1}')$$),
+($$SELECT pgjobs.enqueue('q', delay => '1 hour', unique_key => 'k')$$),
+($$SELECT pgjobs.enqueue('q', run_at => '2100-01-01 00:00+00', unique_key => 'k', on_conflict => 'replace')$$),
+($$SELECT pgjobs.enqueue('q', unique_key => 'k')$$),
+($$SELECT pgjobs.enqueue('q', expires_at => '2100-01-01 00:00+00', priority => 7, max_attempts => 2, stage => 'second')$$),
+($$SELECT pgjobs.enqueue_many('q', '{1,2,3}', unique_keys => '{a,NULL,c}', headers => '{"{}",NULL,"{}"}')$$),
+($$SELECT pgjobs.enqueue_batch('q', '[{}, {"payload": 1, "run_at": "2001-01-01 00:00+00", "priority": 3}, {"delay": "1 s", "max_attempts": 3, "unique_key": "z", "on_conflict": "replace", "headers": {"x": 1}, "stage": "third"}]')$$),
+($$SELECT c.* FROM pgjobs.claim('q', worker => 'w') c$$),
+($$SELECT pgjobs.complete(c.id, c.token, '{"r": 1}') FROM pgjobs.claim('q') c$$),
+($$SELECT pgjobs.complete(c.id, c.token, next_stage => 'third'), pgjobs.complete(c.id, c.token) FROM pgjobs.claim('q', stage => 'first') c$$),
+($$SELECT pgjobs.complete(c.id, c.token, '1'), pgjobs.complete(c.id, c.token) FROM pgjobs.claim('q', stage => 'third') c$$),
+($$SELECT pgjobs.complete_many(ARRAY[c.id], ARRAY[c.token], '{1}') FROM pgjobs.claim('q') c$$),
+($$SELECT pgjobs.extend(c.id, c.token), pgjobs.extend_many(ARRAY[c.id], ARRAY[c.token], '1 hour'), pgjobs.progress(c.id, c.token, 0.5, 'n'), pgjobs.release(c.id, c.token) FROM pgjobs.claim('q') c$$),
+($$SELECT pgjobs.snooze(c.id, c.token, '1 hour') FROM pgjobs.claim('q') c$$),
+($$SELECT pgjobs.fail(c.id, c.token, 'e', retry_in => '1 hour') FROM pgjobs.claim('q', hold => true) c$$),
+($$SELECT pgjobs.fail(c.id, c.token, 'e', retry => false), pgjobs.why(c.id), pgjobs.retry(c.id), pgjobs.reprioritize(c.id, 3), pgjobs.reschedule(c.id, '2100-01-01'), pgjobs.why(c.id), pgjobs.cancel(c.id), pgjobs.why(c.id) FROM pgjobs.claim('q', 2) c$$),
+($$SELECT pgjobs.enqueue_many('q', '{4,5,6,7,8,9}')$$),
+($$SELECT pgjobs.fail_many(ARRAY[c.id], ARRAY[c.token], '{e}', retry => false) FROM pgjobs.claim('q', 3) c$$),
+($$SELECT pgjobs.redrive('q', 2)$$),
+($$SELECT d.*, pgjobs.why(c.id) FROM pgjobs.claim('q', 2) c, pgjobs.job(c.id) d$$),
+($$SELECT pgjobs.pause_queue('q')$$),
+($$SELECT pgjobs.resume_queue('q')$$),
+($$SELECT j.* FROM pgjobs.jobs j$$),
+($$SELECT a.* FROM pgjobs.attempts a$$),
+($$SELECT s.* FROM pgjobs.stages s$$),
+($$SELECT v.* FROM pgjobs.queues v$$),
+($$SELECT w.* FROM pgjobs.workers w$$),
+($$SELECT pgjobs.grant_queue('q', 'h_attacker', '{produce}')$$),
+($$SELECT pgjobs.revoke_queue('q', 'h_attacker', '{produce}')$$);
+INSERT INTO tap.calls (call, admin) VALUES
+($$SELECT pgjobs.enqueue('forgetful')$$, true),
+($$SELECT pgjobs.complete(c.id, c.token), pgjobs.complete(c.id, c.token) FROM pgjobs.claim('forgetful') c$$, true),
+($$UPDATE pgjobs.job SET note = 'by hand'$$, true),
+($$SELECT pgjobs._reap('2101-01-01')$$, true),
+($$SELECT pgjobs._promote('2101-01-01')$$, true),
+($$SELECT pgjobs._expire('2101-01-01')$$, true),
+($$SELECT pgjobs._keep_history('2001-01-01')$$, true),
+($$SELECT pgjobs._visible_queues('monitor'), pgjobs._queue_counters(1)$$, true),
+($$DELETE FROM pgjobs.home$$, true),
+($$SELECT pgjobs.resume()$$, true);
+INSERT INTO tap.calls (call) VALUES
+($$SELECT pgjobs.purge_queue('q')$$),
+($$SELECT pgjobs.drop_queue('q', force => true)$$);
+INSERT INTO tap.calls (call, admin) VALUES
+($$DELETE FROM pgjobs.job$$, true),
+($$TRUNCATE pgjobs.job$$, true),
+($$SELECT pgjobs.drop_queue('letters', force => true), pgjobs.drop_queue('forgetful', force => true)$$, true);
+
+SELECT is((SELECT count(*) FROM pg_proc p WHERE p.pronamespace = 'pgjobs'::regnamespace AND p.prokind = 'f' AND p.proname !~ '^_'
+    AND NOT EXISTS (SELECT FROM tap.calls c WHERE strpos(c.call, 'pgjobs.' || p.proname || '(') > 0)), 0::bigint, 'every function is called');
+
+-- An administrator with the attacker in front, and with the usual path; then a client who is as hostile,
+-- and who would have the functions run as the owner of the extension.
+SELECT is(tap.run(call, 'evil, public, pg_catalog', 'postgres'), 'done', 'administrator, evil: ' || call) FROM tap.calls ORDER BY place;
+SELECT is(tap.traps(), 'none', 'no trap was met');
+SELECT is(tap.run(call, 'public', 'postgres'), 'done', 'administrator, public: ' || call) FROM tap.calls ORDER BY place;
+SELECT is(tap.traps(), 'none', 'no trap was met');
+SELECT is(tap.run(call, 'pg_temp, evil, public, pg_catalog', CASE WHEN admin THEN 'postgres' ELSE 'h_client' END), 'done', 'client, pg_temp: ' || call)
+FROM tap.calls ORDER BY place;
+SELECT is(tap.traps(), 'none', 'no trap was met');
+
+-- Settings that change how queries are read and values are written.
+SET transform_null_equals = on;
+SET standard_conforming_strings = off;
+SET escape_string_warning = off;
+SET quote_all_identifiers = on;
+SET datestyle = 'SQL, DMY';
+SET intervalstyle = 'sql_standard';
+SET timezone = 'Asia/Kathmandu';
+SET extra_float_digits = -15;
+SET bytea_output = 'escape';
+SET array_nulls = on;
+SET enable_indexscan = off;
+SET plan_cache_mode = force_generic_plan;
+SET row_security = off;
+SELECT is(tap.run(call, 'evil, public, pg_catalog', CASE WHEN admin THEN 'postgres' ELSE 'h_client' END), 'done', 'client with strange settings: ' || call)
+FROM tap.calls ORDER BY place;
+RESET ALL;
+SET client_min_messages = warning;
+SET search_path = pg_catalog, tap, pg_temp;
+SELECT is(tap.traps(), 'none', 'no trap was met');
+
+-- ---- procedures and the background worker ----
+
+SELECT pgjobs.create_queue('q', notify => 'events');
+SELECT pgjobs.enqueue('q', unique_key => 'later', delay => '20 ms') AS id \gset
+SET search_path = evil, public, pg_catalog;
+CALL pgjobs.wait('q', '30 s') \gset wait_
+SET search_path = pg_catalog, tap, pg_temp;
+SELECT is(:'wait_ready'::text, 't', 'the worker made the job ready');
+SELECT count(*) FROM pgjobs.claim('q', lease => '10 ms');
+SET search_path = evil, public, pg_catalog;
+CALL pgjobs.wait('q', '30 s') \gset wait_
+SET search_path = pg_catalog, tap, pg_temp;
+SELECT is(:'wait_ready'::text, 't', 'and took it back from a dead one');
+SELECT pgjobs.complete(id, token, '"done"') FROM pgjobs.claim('q');
+SET search_path = evil, public, pg_catalog;
+CALL pgjobs.await(:id, '30 s') \gset await_
+SET search_path = pg_catalog, tap, pg_temp;
+SELECT is(:'await_state'::text, 'completed', 'await');
+SELECT is(tap.traps(), 'none', 'no trap was met by the procedures and the worker');
+SET search_path = evil, public, pg_catalog;
+DROP EXTENSION pgjobs;
+SET search_path = pg_catalog, tap, pg_temp;
+SELECT is(tap.traps(), 'none', 'nor by DROP EXTENSION');
+
+SELECT * FROM finish();
+
+-- What he made stays: it is too much for the lock table of one transaction, and the cluster of the suite
+-- is thrown away.
