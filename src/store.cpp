@@ -231,7 +231,7 @@ static bool is_gone(Table *jobs, Relation index, int64 id) {
 }
 
 bool find(Table *jobs, int64 id, LockWaitPolicy policy) {
-    Relation index = index_open(RelationGetPrimaryKeyIndex(jobs->relation), AccessShareLock);
+    Relation index = index_open(pg::primary_key_index(jobs->relation), AccessShareLock);
     bool found = false;
     jobs->busy = false;
     for (int looks = 1;; looks++) {

@@ -69,6 +69,7 @@ static void settle_settings() {
                                             {"application_name", "pgjobs worker"}};
     for (const auto &value : values)
         SetConfigOption(value[0], value[1], PGC_SUSET, PGC_S_OVERRIDE);
+    pg::disable_transaction_timeout();
 }
 
 // Runs `body` in a transaction as the extension's owner, restricted; logs what goes wrong.

@@ -197,7 +197,9 @@ FROM routines ORDER BY proname;
 SELECT isnt(obj_description(t.oid, 'pg_trigger'), NULL, r.relname || '.' || t.tgname || ' has a comment')
 FROM pg_trigger t JOIN relations r ON r.oid = t.tgrelid WHERE NOT t.tgisinternal ORDER BY r.relname, t.tgname;
 SELECT isnt(obj_description(c.oid, 'pg_constraint'), NULL, 'constraint ' || c.conname || ' has a comment')
-FROM pg_constraint c JOIN relations r ON r.oid = c.conrelid ORDER BY c.conname;
+FROM pg_constraint c JOIN relations r ON r.oid = c.conrelid
+WHERE c.contype <> 'n' -- 18 lists NOT NULL there too
+ORDER BY c.conname;
 
 -- ---- the catalog gate (failures S-2) ----
 
