@@ -33,7 +33,7 @@ CREATE TABLE pgjobs.job (
     attempts jsonb,
     CONSTRAINT job_pkey PRIMARY KEY (id)
 ) WITH (
-    fillfactor = 45,
+    fillfactor = 40,
     toast_tuple_target = 256,
     vacuum_truncate = off,
     autovacuum_vacuum_scale_factor = 0.05,

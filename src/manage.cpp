@@ -82,7 +82,8 @@ static constinit pg::Statement select_dead{
     {INT4OID, INT8OID},
     nullptr};
 
-// A completed job begins at the first stage, without a result; the others go on where they stopped.
+// A completed job begins at the first stage, without a result, its last attempt with the others; a
+// dead or cancelled one goes on where it stopped.
 static constinit pg::Statement revive_one{
     "WITH added AS (INSERT INTO pgjobs.job (id, due_at, enqueued_at, queue_id, attempt, "
     "max_attempts, rev, stage, priority, waiting, payload, headers, result, group_key, "
@@ -90,7 +91,12 @@ static constinit pg::Statement revive_one{
     "SELECT h.id, pg_catalog.clock_timestamp(), h.enqueued_at, h.queue_id, 0, h.max_attempts, "
     "h.rev + 1, CASE WHEN h.state = 0 THEN 1 ELSE h.stage END, h.priority, 0, h.payload, "
     "h.headers, CASE WHEN h.state = 0 THEN NULL ELSE h.result END, h.group_key, h.unique_key, "
-    "h.error, h.attempts FROM pgjobs.history h WHERE h.id = $1 AND h.payload IS NOT NULL "
+    "h.error, CASE WHEN h.state = 0 THEN COALESCE(h.attempts, '[]') || "
+    "pg_catalog.jsonb_build_object('stage', s.name, 'attempt', h.attempt, 'worker', h.worker, "
+    "'started_at', h.started_at, 'finished_at', h.finished_at, 'outcome', 'completed', "
+    "'error', NULL) ELSE h.attempts END FROM pgjobs.history h "
+    "JOIN pgjobs.stage s ON s.queue_id = h.queue_id AND s.number = h.stage "
+    "WHERE h.id = $1 AND h.payload IS NOT NULL "
     "ON CONFLICT (queue_id, unique_key) WHERE unique_key IS NOT NULL DO NOTHING RETURNING id) "
     "DELETE FROM pgjobs.history h USING added a WHERE h.id = a.id AND h.payload IS NOT NULL",
     {INT8OID},
@@ -326,8 +332,7 @@ static const char *explain(const Queue *queue) {
                         stage, time_text(lease));
     }
     case State::scheduled:
-        return psprintf(attempt > 0 ? "It waits until %s, after %d attempts."
-                                    : "It waits until %s.",
+        return psprintf(attempt > 0 ? "It waits until %s, after attempt %d." : "It waits until %s.",
                         time_text(at), attempt);
     case State::blocked:
         return "It is blocked until other jobs are done.";

@@ -228,6 +228,7 @@ PGJOBS_FUNCTION(enqueue_many) {
     TimestampTz due_at = due_time(pg::given(fcinfo, 2), PG_GETARG_TIMESTAMPTZ(2),
                                   pg::given(fcinfo, 3) ? PG_GETARG_INTERVAL_P(3) : nullptr, now);
     int16 priority = checked_priority(pg::required_int64(fcinfo, 4, "priority"));
+    int16 first = first_stage(queue, stage);
     int64 max_attempts = 0;
     if (pg::given(fcinfo, 5))
         max_attempts = pg::ranged(PG_GETARG_INT64(5), "max_attempts", 1, PG_INT32_MAX);
@@ -247,7 +248,7 @@ PGJOBS_FUNCTION(enqueue_many) {
     for (int i = 0; i < count; i++) {
         NewJob *job = &list[i];
         job->queue = queue;
-        job->stage = first_stage(queue, stage);
+        job->stage = first;
         job->priority = priority;
         job->max_attempts =
             max_attempts > 0 ? static_cast<int32>(max_attempts) : queue->max_attempts;
@@ -257,6 +258,14 @@ PGJOBS_FUNCTION(enqueue_many) {
         if (headers.data != nullptr && !headers.nulls[i])
             job->headers = checked_headers(headers.data[i]);
         if (keys.data != nullptr && !keys.nulls[i])
+// The input functions of the types know nothing of jobs: what they refuse is a bad value like
+// others.
+static void hint_at_types(void *) {
+    if (ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_DATA_EXCEPTION)
+        errcode(ERRCODE_INVALID_PARAMETER_VALUE);
+    errhint("Give times, intervals and names as strings, numbers as whole numbers.");
+}
+
             job->unique_key = checked_key(keys.data[i]);
         modes[i] = on_conflict;
     }
@@ -283,12 +292,29 @@ static Datum cast_member(const JsonbValue *value, Oid type) {
     Oid input;
     Oid parameter;
     getTypeInputInfo(type, &input, &parameter);
-    return OidInputFunctionCall(input, text, parameter, -1);
+    ErrorContextCallback callback = {error_context_stack, hint_at_types, nullptr};
+    error_context_stack = &callback;
+    Datum datum = OidInputFunctionCall(input, text, parameter, -1);
+    error_context_stack = callback.previous;
+static void check_member(const char *name) {
+    static const char *const names[] = {"run_at",     "delay",       "priority", "max_attempts",
+                                        "unique_key", "on_conflict", "headers",  "stage"};
+    for (const char *known : names)
+        if (strcmp(name, known) == 0)
+            return;
+    ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+            errmsg("a job has an unknown member \"%s\"", name),
+            errhint("Members are payload, run_at, delay, priority, max_attempts, unique_key, "
+                    "on_conflict, headers and stage."));
+}
+
+    return datum;
 }
 
 struct BatchJob {
     NewJob job;
     OnConflict on_conflict;
+    check_member(name);
     bool has_run_at;
     TimestampTz run_at;
     Interval *delay;
@@ -318,13 +344,8 @@ static void read_member(BatchJob *batch, const char *name, JsonbValue *value, co
         job->unique_key = checked_key(cast_member(value, TEXTOID));
     } else if (strcmp(name, "on_conflict") == 0) {
         batch->on_conflict = parse_on_conflict(TextDatumGetCString(cast_member(value, TEXTOID)));
-    } else if (strcmp(name, "stage") == 0) {
-        job->stage = stage_number(queue, TextDatumGetCString(cast_member(value, TEXTOID)));
     } else {
-        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                errmsg("a job has an unknown member \"%s\"", name),
-                errhint("Members are payload, run_at, delay, priority, max_attempts, unique_key, "
-                        "on_conflict, headers and stage."));
+        job->stage = stage_number(queue, TextDatumGetCString(cast_member(value, TEXTOID)));
     }
 }
 
