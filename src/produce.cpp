@@ -228,7 +228,6 @@ PGJOBS_FUNCTION(enqueue_many) {
     TimestampTz due_at = due_time(pg::given(fcinfo, 2), PG_GETARG_TIMESTAMPTZ(2),
                                   pg::given(fcinfo, 3) ? PG_GETARG_INTERVAL_P(3) : nullptr, now);
     int16 priority = checked_priority(pg::required_int64(fcinfo, 4, "priority"));
-    int16 first = first_stage(queue, stage);
     int64 max_attempts = 0;
     if (pg::given(fcinfo, 5))
         max_attempts = pg::ranged(PG_GETARG_INT64(5), "max_attempts", 1, PG_INT32_MAX);
@@ -240,6 +239,7 @@ PGJOBS_FUNCTION(enqueue_many) {
     char *stage = pg::optional_string(fcinfo, 9);
 
     const Queue *queue = open_queue(name, "pgjobs.enqueue_many()");
+    int16 first = first_stage(queue, stage);
     int count = payloads.count;
     auto *list = static_cast<NewJob *>(
         palloc_extended(sizeof(NewJob) * Max(count, 1), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO));
@@ -258,14 +258,6 @@ PGJOBS_FUNCTION(enqueue_many) {
         if (headers.data != nullptr && !headers.nulls[i])
             job->headers = checked_headers(headers.data[i]);
         if (keys.data != nullptr && !keys.nulls[i])
-// The input functions of the types know nothing of jobs: what they refuse is a bad value like
-// others.
-static void hint_at_types(void *) {
-    if (ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_DATA_EXCEPTION)
-        errcode(ERRCODE_INVALID_PARAMETER_VALUE);
-    errhint("Give times, intervals and names as strings, numbers as whole numbers.");
-}
-
             job->unique_key = checked_key(keys.data[i]);
         modes[i] = on_conflict;
     }
@@ -276,6 +268,14 @@ static void hint_at_types(void *) {
 }
 
 // ---- enqueue_batch ----
+
+// The input functions of the types know nothing of jobs: what they refuse is a bad value like
+// others.
+static void hint_at_types(void *) {
+    if (ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_DATA_EXCEPTION)
+        errcode(ERRCODE_INVALID_PARAMETER_VALUE);
+    errhint("Give times, intervals and names as strings, numbers as whole numbers.");
+}
 
 // A member of a job's object as text, cast by the input function of its type.
 static Datum cast_member(const JsonbValue *value, Oid type) {
@@ -296,6 +296,17 @@ static Datum cast_member(const JsonbValue *value, Oid type) {
     error_context_stack = &callback;
     Datum datum = OidInputFunctionCall(input, text, parameter, -1);
     error_context_stack = callback.previous;
+    return datum;
+}
+
+struct BatchJob {
+    NewJob job;
+    OnConflict on_conflict;
+    bool has_run_at;
+    TimestampTz run_at;
+    Interval *delay;
+};
+
 static void check_member(const char *name) {
     static const char *const names[] = {"run_at",     "delay",       "priority", "max_attempts",
                                         "unique_key", "on_conflict", "headers",  "stage"};
@@ -308,24 +319,13 @@ static void check_member(const char *name) {
                     "on_conflict, headers and stage."));
 }
 
-    return datum;
-}
-
-struct BatchJob {
-    NewJob job;
-    OnConflict on_conflict;
-    check_member(name);
-    bool has_run_at;
-    TimestampTz run_at;
-    Interval *delay;
-};
-
 static void read_member(BatchJob *batch, const char *name, JsonbValue *value, const Queue *queue) {
     NewJob *job = &batch->job;
     if (strcmp(name, "payload") == 0) {
         job->payload = checked_json(JsonbPGetDatum(JsonbValueToJsonb(value)), "payload");
         return;
     }
+    check_member(name);
     if (value->type == jbvNull)
         return; // as if it were not there
     if (strcmp(name, "headers") == 0) {
