@@ -17,6 +17,7 @@ import time
 import psycopg
 
 KEPT_TOKENS = 200  # of leases that ended, for calls that must be refused
+STALLS = (4, 12)  # s from one to the next, however slow the machine is
 MANY_OPEN = 60  # jobs of one client that are not finished: no more are added
 
 # Leases and delays are short, so that all of this happens often; us.
@@ -119,6 +120,7 @@ class Client:
         self.finished = []  # jobs that are dead, cancelled or completed, by what we heard
         self.open = 0
         self.prepared = {}  # transactions by gid: when to end them, and the leases that they took
+        self.stall_due = time.monotonic() + self.random.uniform(*STALLS)
         self.draining = False
 
     # ---- connections ----
@@ -617,8 +619,6 @@ class Client:
                         self.release: 2, self.snooze: 2, self.complete_many: 3}
         if len(self.prepared) < 2 and self.open < MANY_OPEN:
             choices[self.two_phases] = 0.6
-        if any(x.until is not None for x in self.held):
-            choices[self.stall] = 0.15
         if self.ended:
             choices |= {self.old_token: 2, self.repeat: 3}
         if self.jobs:
@@ -632,6 +632,10 @@ class Client:
             if due <= time.monotonic():
                 self.finish_prepared(gid)
                 return
+        if self.stall_due <= time.monotonic() and any(x.until is not None for x in self.held):
+            self.stall_due = time.monotonic() + self.random.uniform(*STALLS)
+            self.stall()
+            return
         choices = self.choices()
         verb = self.random.choices(list(choices), list(choices.values()))[0]
         if verb in (self.complete, self.extend, self.progress, self.fail_job, self.release,
