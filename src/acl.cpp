@@ -6,11 +6,11 @@
 namespace pgjobs::acl {
 
 static constinit pg::Statement upsert{
-    "INSERT INTO pgjobs.acl AS a (queue_id, role, role_name, rights) "
-    "SELECT $1, r.oid, r.rolname, $3 FROM pg_catalog.pg_roles r WHERE r.oid = $2 "
+    "INSERT INTO pgjobs.acl AS a (queue_id, role, role_name, rights, system) "
+    "SELECT $1, r.oid, r.rolname, $3, $4 FROM pg_catalog.pg_roles r WHERE r.oid = $2 "
     "ON CONFLICT (queue_id, role) DO UPDATE SET rights = a.rights | excluded.rights, "
-    "role_name = excluded.role_name",
-    {INT4OID, OIDOID, INT4OID},
+    "role_name = excluded.role_name, system = excluded.system",
+    {INT4OID, OIDOID, INT4OID, INT8OID},
     nullptr};
 static constinit pg::Statement take{
     "UPDATE pgjobs.acl SET rights = rights & ~$3 WHERE queue_id = $1 AND role = $2",
@@ -84,23 +84,27 @@ static void allow_calls(Oid oid, int32 rights) {
                    role);
 }
 
+static pg::Value this_cluster() { return pg::value(static_cast<int64>(GetSystemIdentifier())); }
+
 void grant(int32 queue, Oid role, int32 rights) {
     LockRelationOid(get_relname_relid("acl", relations()->schema), ShareRowExclusiveLock);
     pg::run(&tidy);
-    pg::run(&upsert, pg::value(queue), pg::oid_value(role), pg::value(rights));
+    pg::run(&upsert, pg::value(queue), pg::oid_value(role), pg::value(rights), this_cluster());
     if (!superuser_arg(role))
         allow_calls(role, rights);
 }
 
+// In the cluster of the grant an oid is the role's for ever: a new role of the old name gets
+// nothing.
 static constinit pg::Statement select_renamed{
-    "SELECT a.queue_id, r.oid, a.rights FROM pgjobs.acl a "
-    "JOIN pg_catalog.pg_roles r ON r.rolname = a.role_name",
-    {},
+    "SELECT a.queue_id, r.oid, a.rights FROM pgjobs.acl a JOIN pg_catalog.pg_roles r "
+    "ON CASE WHEN a.system = $1 THEN r.oid = a.role ELSE r.rolname = a.role_name END",
+    {INT8OID},
     nullptr};
 static constinit pg::Statement clear{"DELETE FROM pgjobs.acl", {}, nullptr};
 
 void find_roles_again() {
-    uint64 count = pg::run(&select_renamed);
+    uint64 count = pg::run(&select_renamed, this_cluster());
     SPITupleTable *table = SPI_tuptable;
     pg::run(&clear);
     for (uint64 i = 0; i < count; i++) {

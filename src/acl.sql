@@ -16,7 +16,7 @@ COMMENT ON FUNCTION pgjobs.revoke_queue(text, name, text[]) IS
 
 CREATE FUNCTION pgjobs._visible_queues(privilege text)
 RETURNS integer[]
-LANGUAGE c STABLE CALLED ON NULL INPUT PARALLEL SAFE
+LANGUAGE c STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'pgjobs__visible_queues';
 COMMENT ON FUNCTION pgjobs._visible_queues(text) IS
 'Private: ids of the queues whose jobs the current user may see (monitor) or read (operate). The views ask it once per query.';

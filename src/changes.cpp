@@ -25,6 +25,8 @@ struct QueueTally {
     bool touched; // something happened that a listener wants to know
     bool resync;  // more happened than can be told
     int64 ready, enqueued, completed, dead, cancelled;
+    int events;  // told one by one, so far
+    int64 freed; // were ready before: they are again if this is undone
 };
 struct EventEntry {
     int level;
@@ -53,7 +55,7 @@ struct Mark {
     int level;
 };
 
-constexpr int most_events = 1000;  // per transaction and queue; then one resync
+constexpr int most_events = 1000;  // per transaction, queue and stage; then one resync
 constexpr int most_leases = 20000; // then the worker looks at the table
 constexpr int most_finished = 256; // then everybody who awaits is woken
 
@@ -164,7 +166,9 @@ static void merge_tallies(int level) {
         }
         parent->touched |= child.touched;
         parent->resync |= child.resync;
+        parent->events += child.events;
         parent->ready += child.ready;
+        parent->freed += child.freed;
         parent->enqueued += child.enqueued;
         parent->completed += child.completed;
         parent->dead += child.dead;
@@ -185,7 +189,7 @@ static void note_event(const Facts &facts, State state) {
     tally->touched |= queue->notify == Notify::wakeup && state == State::ready;
     if (queue->notify != Notify::events || tally->resync)
         return;
-    if (pending.events.count >= most_events) {
+    if (++tally->events > most_events) {
         tally->resync = true;
         return;
     }
@@ -230,6 +234,8 @@ void changed(const Facts &before, const Facts &now) {
     begin();
     if (before.state == State::running && now.state != State::running)
         note_lease(before, now.rev, true);
+    if (before.state == State::ready)
+        tally_of(before.queue, before.stage)->freed++;
     // A row that stays ready is told too: whoever passed it while it was locked must look again.
     note_state(now);
     if (before.rev != now.rev)
@@ -251,8 +257,10 @@ void removed(const Facts &before, State final) {
     if (before.state == State::running)
         note_lease(before, before.rev + 1, true);
     QueueTally *tally = tally_of(before.queue, before.stage);
+    tally->freed += before.state == State::ready;
     if (!core::is_final(final)) {
         tally->resync = true;
+        note_finished(before); // whoever awaits it learns that it is gone
         return;
     }
     tally->completed += final == State::completed;
@@ -264,6 +272,11 @@ void removed(const Facts &before, State final) {
     note_event(now, final);
 }
 
+void touching(int32 queue, int16 stage) {
+    begin();
+    tally_of(queue, stage)->freed++;
+}
+
 void everything_changed() {
     begin();
     set(&pending.everything);
@@ -272,6 +285,12 @@ void everything_changed() {
 void wake_queue(int32 queue) {
     begin();
     tally_of(queue, 0)->ready += shared->procs;
+}
+
+void queue_dropped(int32 queue) {
+    begin();
+    tally_of(queue, 0)->resync = true; // the worker finds no queue and drops its hints
+    wake_queue(queue);
 }
 
 void holds_session_lease() {
@@ -387,6 +406,48 @@ static void tell_waiters(Database *database) {
         wait::wake_awaiting(database->oid, pending.finished.data[i].job);
 }
 
+// What is undone from this level on leaves ready jobs ready. Whoever passed them while they were
+// locked must look again.
+static void tell_undone(int level) {
+    Database *database = pending.database;
+    if (database == nullptr || pg_atomic_read_u32(&database->waiters) == 0)
+        return;
+    for (int i = pending.queues.count; i > 0 && pending.queues.data[i - 1].level >= level; i--) {
+        const QueueTally *tally = &pending.queues.data[i - 1];
+        if (tally->freed > 0)
+            wait::wake_some(database->oid, tally->queue, tally->stage, tally->freed);
+    }
+}
+
+// Queues, or where they run, have changed. Other sessions learn that by invalidation messages,
+// which are sent after the commit callback: who is woken there may still look with old eyes, so
+// everybody is told again behind them.
+static Database *rules_changed_in;
+static bool home_changed;
+
+static void note_rules() {
+    bool changed = pending.everything.level > 0;
+    for (int i = 0; i < pending.queues.count; i++)
+        changed |= pending.queues.data[i].stage == 0 && pending.queues.data[i].ready > 0;
+    rules_changed_in = changed ? pending.database : nullptr;
+    home_changed = pending.everything.level > 0;
+}
+
+static void after_locks(ResourceReleasePhase phase, bool commit, bool top, void *) {
+    if (rules_changed_in == nullptr || phase != RESOURCE_RELEASE_AFTER_LOCKS || !top)
+        return;
+    Database *database = rules_changed_in;
+    rules_changed_in = nullptr;
+    if (!commit)
+        return;
+    wait::wake_all(database->oid);
+    if (home_changed) {
+        pg_atomic_write_u32(&database->leases_lost, 1);
+        pg_atomic_write_u32(&database->notify_all, 1);
+        request_work(database, work_notify | work_rescan);
+    }
+}
+
 static void tell_catalog(Database *database) {
     if (pending.dropped_database != InvalidOid)
         presence::database_gone(pending.dropped_database);
@@ -442,10 +503,12 @@ static void at_transaction(XactEvent event, void *) {
         break;
     case XACT_EVENT_COMMIT:
         tell();
+        note_rules();
         presence::release();
         forget();
         break;
     case XACT_EVENT_ABORT:
+        tell_undone(1);
         presence::release();
         forget();
         break;
@@ -459,6 +522,7 @@ static void at_subtransaction(SubXactEvent event, SubTransactionId, SubTransacti
         return;
     int level = GetCurrentTransactionNestLevel();
     if (event == SUBXACT_EVENT_ABORT_SUB) {
+        tell_undone(level);
         cut(&pending.queues, level);
         cut(&pending.events, level);
         cut(&pending.leases, level);
@@ -481,6 +545,7 @@ static void at_subtransaction(SubXactEvent event, SubTransactionId, SubTransacti
 void watch_transactions() {
     RegisterXactCallback(at_transaction, nullptr);
     RegisterSubXactCallback(at_subtransaction, nullptr);
+    RegisterResourceReleaseCallback(after_locks, nullptr);
 }
 
 } // namespace pgjobs::changes

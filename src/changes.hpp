@@ -1,6 +1,6 @@
 // What the current transaction did to jobs, collected by the row trigger and told to shared memory
-// when it commits: who must be woken, notified, reaped, and when. Nothing is told on rollback, of
-// the transaction or of a savepoint.
+// when it commits: who must be woken, notified, reaped, and when. A rollback, of the transaction or
+// of a savepoint, tells one thing: ready jobs that were in its hands are free again.
 //
 // Everything that the callbacks need is allocated while the rows are changed. The callbacks
 // allocate nothing, raise nothing, log nothing, hold one lock at a time, and return at once when
@@ -31,11 +31,18 @@ void changed(const Facts &before, const Facts &now);
 // A row has left the table: finished, if `final` is a final state; else removed without a trace.
 void removed(const Facts &before, core::State final);
 
+// A ready row is about to be locked: should the (sub)transaction roll back, who waits must look
+// again.
+void touching(int32 queue, int16 stage);
+
 // All rows may have changed.
 void everything_changed();
 
 // Wakes the waiters of the queue at commit (a pause ended, a stage came).
 void wake_queue(int32 queue);
+
+// At commit: the queue has gone.
+void queue_dropped(int32 queue);
 
 // A session lease was taken in this transaction: it cannot be prepared.
 void holds_session_lease();

@@ -54,6 +54,10 @@ static void make_partition(TimestampTz start) {
     pg::run_utility(psprintf("CREATE TABLE pgjobs.%s (LIKE pgjobs.history) "
                              "WITH (vacuum_truncate = off, toast.vacuum_truncate = off)",
                              name));
+    // One finds a finished job, the other the dead ones of a queue.
+    pg::run_utility(psprintf("CREATE INDEX %s_id ON pgjobs.%s (id)", name, name));
+    pg::run_utility(
+        psprintf("CREATE INDEX %s_dead ON pgjobs.%s (queue_id, id) WHERE state = 1", name, name));
     pg::run_utility(psprintf("ALTER TABLE pgjobs.%s ADD CONSTRAINT %s_day CHECK "
                              "(keep_until IS NOT NULL AND keep_until >= '%s' AND "
                              "keep_until < '%s')",

@@ -1,6 +1,7 @@
 -- Finished jobs, in one partition per day of the time until which they are kept.
 -- Partitions are made at run time, never here: a partition that belonged to the extension would
--- lose its rows in a dump.
+-- lose its rows in a dump. Their indexes are made with them and are not partitions of one here: ATTACH
+-- would make such an index at once, and the dump makes it again.
 
 CREATE TABLE pgjobs.history (
     keep_until timestamptz NOT NULL,
@@ -26,10 +27,6 @@ CREATE TABLE pgjobs.history (
     error text,
     attempts jsonb
 ) PARTITION BY RANGE (keep_until);
-CREATE INDEX history_id ON pgjobs.history (id);
-CREATE INDEX history_dead ON pgjobs.history (queue_id, id) WHERE state = 1;
-COMMENT ON INDEX pgjobs.history_id IS 'Finds one finished job.';
-COMMENT ON INDEX pgjobs.history_dead IS 'Dead jobs of a queue, for redrive.';
 
 COMMENT ON TABLE pgjobs.history IS 'Finished jobs. Partitions are dropped when their day has passed.';
 COMMENT ON COLUMN pgjobs.history.keep_until IS 'Finish plus the queue''s retention at that moment.';

@@ -253,29 +253,37 @@ static constinit pg::Statement select_past{
 
 constexpr int detail_columns = 25;
 
-// Appends the first row of the last result to the set.
-static void return_details(FunctionCallInfo fcinfo) {
+// The first row of the last result as a row of `shape`, in the memory of `caller`.
+static Datum details(TupleDesc shape, MemoryContext caller) {
     Datum values[detail_columns];
     bool nulls[detail_columns];
     for (int i = 0; i < detail_columns; i++)
         values[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &nulls[i]);
-    pg::return_row(fcinfo, values, nulls);
+    return pg::in_context(caller,
+                          [&] { return HeapTupleGetDatum(heap_form_tuple(shape, values, nulls)); });
 }
 
-// pgjobs.job(id) -> setof job_details
+// pgjobs.job(id) -> job_details
 PGJOBS_FUNCTION(job) {
     int64 id = pg::required_int64(fcinfo, 0, "id");
-    InitMaterializedSRF(fcinfo, 0);
     const Queue *queue = visible_queue_of(id, monitor | operate | own);
     if (queue == nullptr)
         PG_RETURN_NULL();
     bool readable = has_right(queue, operate | own);
-    pg::as_owner([&] {
+    TupleDesc shape;
+    if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)
+        elog(ERROR, "return type must be a row type");
+    shape = BlessTupleDesc(shape);
+    MemoryContext caller = CurrentMemoryContext;
+    Datum row = pg::as_owner([&]() -> Datum {
         if (pg::run(&select_open, pg::value(id), pg::value(readable)) > 0 ||
             pg::run(&select_past, pg::value(id), pg::value(readable)) > 0)
-            return_details(fcinfo);
+            return details(shape, caller);
+        return 0;
     });
-    PG_RETURN_NULL();
+    if (row == 0)
+        PG_RETURN_NULL();
+    PG_RETURN_DATUM(row);
 }
 
 static char *time_text(TimestampTz at) { return pstrdup(timestamptz_to_str(at)); }

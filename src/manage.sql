@@ -91,11 +91,11 @@ COMMENT ON COLUMN pgjobs.job_details.rev IS 'Counts the changes of state.';
 COMMENT ON COLUMN pgjobs.job_details.attempts IS 'One object per attempt, in order.';
 
 CREATE FUNCTION pgjobs.job(id bigint)
-RETURNS SETOF pgjobs.job_details
-LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE ROWS 1
+RETURNS pgjobs.job_details
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'pgjobs_job';
 COMMENT ON FUNCTION pgjobs.job(bigint) IS
-'Everything known about one job, open or finished; no row if there is none that you may see.';
+'Everything known about one job, open or finished; NULL if there is none that you may see.';
 
 CREATE FUNCTION pgjobs.why(id bigint)
 RETURNS text

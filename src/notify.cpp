@@ -45,7 +45,7 @@ QueueHints *hints_of(Oid database, int32 queue) {
     return hints;
 }
 
-void drop_hints(Oid database, int32 queue) {
+static void drop_hints(Oid database, int32 queue) {
     pg::locked(shared->events_lock, LW_EXCLUSIVE, [&] {
         QueueHints *free_place = nullptr;
         QueueHints *hints = search(database, queue, &free_place);
@@ -53,6 +53,16 @@ void drop_hints(Oid database, int32 queue) {
             *hints = {};
             hints->queue = removed_queue;
         }
+    });
+}
+
+void drop_all_hints(Oid database) {
+    pg::locked(shared->events_lock, LW_EXCLUSIVE, [&] {
+        for (int i = 0; i < settings::max_queues; i++)
+            if (queue_hints[i].database == database) {
+                queue_hints[i] = {};
+                queue_hints[i].queue = removed_queue;
+            }
     });
 }
 
@@ -167,6 +177,8 @@ bool send(Database *database) {
     take(database, taken);
     for (int i = 0; i < taken->call_count; i++) {
         const Call &call = taken->calls[i];
+        if (find_queue(call.queue) == nullptr)
+            drop_hints(database->oid, call.queue);
         const Queue *queue = listening(call.queue);
         if (queue != nullptr && (call.resync || queue->notify == Notify::wakeup))
             send_resync(queue);

@@ -3,6 +3,7 @@
 #include "catalog.hpp"
 #include "changes.hpp"
 #include "lease.hpp"
+#include "notify.hpp"
 #include "pg/function.hpp"
 #include "prepared.hpp"
 #include "settings.hpp"
@@ -27,12 +28,14 @@ void extension_gone(Database *database) {
     pg_atomic_fetch_add_u32(&database->epoch, 1);
     pg_atomic_write_u64(&database->next_due, never);
     lease::forget_all(database->oid);
+    notify::drop_all_hints(database->oid);
     wait::wake_all(database->oid);
     wake_process(pg_atomic_read_u32(&database->worker));
 }
 
 void database_gone(Oid oid) {
     lease::forget_all(oid);
+    notify::drop_all_hints(oid);
     pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
         for (int i = 0; i < settings::max_databases; i++)
             if (databases[i].oid == oid) {
@@ -97,8 +100,7 @@ static void object_access(ObjectAccessType access, Oid classId, Oid objectId, in
     if (classId == DatabaseRelationId) {
         hold_off(objectId);
         changes::database_dropped(objectId);
-    } else if (classId == ExtensionRelationId && extension_exists() &&
-               objectId == get_extension_oid("pgjobs", true)) {
+    } else if (classId == ExtensionRelationId && objectId == get_extension_oid("pgjobs", true)) {
         changes::extension_dropped();
     }
 }
@@ -120,8 +122,50 @@ static const char *template_of(const CreatedbStmt *statement) {
     return nullptr;
 }
 
+static bool drops_extension(Node *statement) {
+    auto *drop = reinterpret_cast<DropStmt *>(statement);
+    if (!IsA(statement, DropStmt) || drop->removeType != OBJECT_EXTENSION)
+        return false;
+    ListCell *cell;
+    foreach (cell, drop->objects)
+        if (strcmp(strVal(lfirst(cell)), "pgjobs") == 0)
+            return true;
+    return false;
+}
+
+// DROP EXTENSION locks the tables in an order of its own, while sessions at work hold some of them
+// and want others: a deadlock. So all are locked here first, waiting for one only while no other is
+// held. Jobs come first: every session that wants to do something waits there.
+static void lock_tables() {
+    Oid extension = get_extension_oid("pgjobs", true);
+    if (!OidIsValid(extension) || !pg::owns_extension(extension) || !extension_exists())
+        return;
+    static const char *const names[] = {"job", "history", "queue", "stage", "acl", "home"};
+    Oid tables[lengthof(names)];
+    for (size_t i = 0; i < lengthof(names); i++)
+        tables[i] = get_relname_relid(names[i], relations()->schema);
+    size_t in_the_way = 0;
+    for (;;) {
+        LockRelationOid(tables[in_the_way], AccessExclusiveLock);
+        size_t locked = 0;
+        while (locked < lengthof(names) &&
+               ConditionalLockRelationOid(tables[locked], AccessExclusiveLock))
+            locked++;
+        UnlockRelationOid(tables[in_the_way], AccessExclusiveLock); // is held twice, if all are
+        if (locked == lengthof(names))
+            return;
+        for (size_t i = 0; i < locked; i++)
+            UnlockRelationOid(tables[i], AccessExclusiveLock);
+        in_the_way = locked;
+        CHECK_FOR_INTERRUPTS();
+    }
+}
+
 static void before_utility(Node *statement) {
     switch (nodeTag(statement)) {
+    case T_DropStmt:
+        lock_tables();
+        break;
     case T_CreatedbStmt:
         if (const char *name = template_of(reinterpret_cast<CreatedbStmt *>(statement))) {
             Oid database = get_database_oid(name, true);

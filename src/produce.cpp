@@ -27,23 +27,12 @@ static OnConflict parse_on_conflict(const char *text) {
 
 // ---- checks ----
 
-static Datum checked_json(Datum json, const char *name) {
-    auto size = static_cast<int64>(toast_raw_datum_size(json)) - VARHDRSZ;
-    if (size > settings::max_payload)
-        ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-                errmsg("the %s of a job is too large", name),
-                errdetail("It has " INT64_FORMAT " bytes; pgjobs.max_payload is %d.", size,
-                          settings::max_payload),
-                errhint("Keep large data elsewhere and name its place in the job."));
-    return PointerGetDatum(PG_DETOAST_DATUM_PACKED(json));
-}
-
 static Datum checked_headers(Datum headers) {
     if (!JB_ROOT_IS_OBJECT(DatumGetJsonbP(headers)))
         ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                 errmsg("headers must be a JSON object"),
                 errhint("Give an object such as {\"trace\": \"abc\"}."));
-    return checked_json(headers, "headers");
+    return life::checked_json(headers, "headers");
 }
 
 static char *checked_key(Datum key) {
@@ -193,7 +182,7 @@ static int16 first_stage(const Queue *queue, const char *stage) {
 PGJOBS_FUNCTION(enqueue) {
     char *name = pg::required_string(fcinfo, 0, "queue");
     NewJob job{};
-    job.payload = checked_json(pg::required(fcinfo, 1, "payload"), "payload");
+    job.payload = life::checked_json(pg::required(fcinfo, 1, "payload"), "payload");
     TimestampTz now = GetCurrentTimestamp();
     job.due_at = due_time(pg::given(fcinfo, 2), PG_GETARG_TIMESTAMPTZ(2),
                           pg::given(fcinfo, 3) ? PG_GETARG_INTERVAL_P(3) : nullptr, now);
@@ -254,7 +243,7 @@ PGJOBS_FUNCTION(enqueue_many) {
             max_attempts > 0 ? static_cast<int32>(max_attempts) : queue->max_attempts;
         job->due_at = due_at;
         job->expires_at = never;
-        job->payload = checked_json(payloads.data[i], "payload");
+        job->payload = life::checked_json(payloads.data[i], "payload");
         if (headers.data != nullptr && !headers.nulls[i])
             job->headers = checked_headers(headers.data[i]);
         if (keys.data != nullptr && !keys.nulls[i])
@@ -322,7 +311,7 @@ static void check_member(const char *name) {
 static void read_member(BatchJob *batch, const char *name, JsonbValue *value, const Queue *queue) {
     NewJob *job = &batch->job;
     if (strcmp(name, "payload") == 0) {
-        job->payload = checked_json(JsonbPGetDatum(JsonbValueToJsonb(value)), "payload");
+        job->payload = life::checked_json(JsonbPGetDatum(JsonbValueToJsonb(value)), "payload");
         return;
     }
     check_member(name);

@@ -3,9 +3,7 @@
 #include "catalog.hpp"
 #include "changes.hpp"
 #include "history.hpp"
-#include "lease.hpp"
 #include "life.hpp"
-#include "notify.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
 #include "shared.hpp"
@@ -408,7 +406,7 @@ PGJOBS_FUNCTION(drop_queue) {
         pg::run(&delete_stages, id);
         pg::run(&delete_queue, id);
     });
-    changes::wake_queue(queue->id); // who waits learns that it is gone
+    changes::queue_dropped(queue->id); // who waits learns that it is gone
     PG_RETURN_BOOL(true);
 }
 

@@ -74,6 +74,7 @@ CREATE TABLE pgjobs.acl (
     role oid NOT NULL,
     role_name name NOT NULL,
     rights integer NOT NULL,
+    system bigint NOT NULL,
     CONSTRAINT acl_pkey PRIMARY KEY (queue_id, role)
 );
 COMMENT ON TABLE pgjobs.acl IS 'Who may do what with a queue.';
@@ -81,6 +82,7 @@ COMMENT ON COLUMN pgjobs.acl.queue_id IS 'The queue.';
 COMMENT ON COLUMN pgjobs.acl.role IS 'Oid of the role in this cluster.';
 COMMENT ON COLUMN pgjobs.acl.role_name IS 'Name of the role when the right was granted; finds the role again after a restore.';
 COMMENT ON COLUMN pgjobs.acl.rights IS 'Sum of 1 produce, 2 work, 4 operate, 8 monitor, 16 own.';
+COMMENT ON COLUMN pgjobs.acl.system IS 'Identifier of the cluster in which the oid is the role''s.';
 COMMENT ON CONSTRAINT acl_pkey ON pgjobs.acl IS 'One entry per queue and role.';
 COMMENT ON INDEX pgjobs.acl_pkey IS 'One entry per queue and role.';
 

@@ -1,6 +1,7 @@
 #include "store.hpp"
 
 #include "catalog.hpp"
+#include "changes.hpp"
 
 namespace pgjobs::store {
 
@@ -178,8 +179,15 @@ void remove(Table *table) {
 
 // ---- finding ----
 
+// A ready row is noted before it is locked: an error in between must find it noted.
+static void note_touch(Table *jobs) {
+    if (get_int16(jobs, Col::waiting) == 0 && !has(jobs, Col::token))
+        changes::touching(get_int32(jobs, Col::queue_id), get_int16(jobs, Col::stage));
+}
+
 // Locks the newest version of the row in `found`.
 static TM_Result lock_newest(Table *jobs, LockWaitPolicy policy) {
+    note_touch(jobs);
     TM_FailureData failure;
     ItemPointerData tid = jobs->found->tts_tid;
     return table_tuple_lock(jobs->relation, &tid, GetActiveSnapshot(), jobs->found,

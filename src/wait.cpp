@@ -212,6 +212,7 @@ static Datum return_record(FunctionCallInfo fcinfo, Datum *values, bool *nulls) 
 // ---- wait ----
 
 static bool queue_has_work(int32 id, int16 stage) {
+    AcceptInvalidationMessages(); // the transaction began before the sleep, not after it
     const Queue *queue = find_queue(id);
     if (queue == nullptr)
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),

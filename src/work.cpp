@@ -260,29 +260,7 @@ static ManyJobs many_jobs(FunctionCallInfo fcinfo, int on_lost_argument, const c
     return many;
 }
 
-// Runs `step(jobs, archive, queue, place, now)` on each job whose lease is held.
-template <class F> static Datum for_each_fenced(ManyJobs *many, F step) {
-    store::with_jobs([&](store::Table *jobs) {
-        history::Archive archive{};
-        MemoryContext per_job =
-            AllocSetContextCreate(CurrentMemoryContext, "pgjobs job", ALLOCSET_DEFAULT_SIZES);
-        for (int i = 0; i < many->count; i++) {
-            const ManyJobs::Item &item = many->items[i];
-            const Queue *queue = hold_fence(jobs, item.id, item.token, many->on_lost);
-            if (queue == nullptr)
-                continue;
-            pg::in_context(per_job,
-                           [&] { step(jobs, &archive, queue, item.place, GetCurrentTimestamp()); });
-            MemoryContextReset(per_job);
-            many->done[many->done_count++] = item.id;
-        }
-        MemoryContextDelete(per_job);
-        history::close(&archive);
-    });
-    return pg::int64_array(many->done, many->done_count);
-}
-
-// ---- complete ----
+// ---- repeated calls ----
 
 static constinit pg::Statement select_receipt{
     "SELECT h.queue_id, h.state FROM pgjobs.history h WHERE h.id = $1 AND h.done_token = $2",
@@ -301,53 +279,77 @@ static int32 receipt_of(const OneJob &job, State *state) {
     });
 }
 
+// Whether a lost lease is one whose complete was accepted before, and what that answered. After
+// hold_fence: `found` is the open job, if there is one.
+static bool was_completed(store::Table *jobs, const OneJob &job, State *state) {
+    if (!TTS_EMPTY(jobs->found)) {
+        *state = State::ready;
+        return job.token != 0 && store::get_int64(jobs, Col::done_token, 0) == job.token;
+    }
+    int32 id = receipt_of(job, state);
+    const Queue *queue = id != 0 ? find_queue(id) : nullptr;
+    if (queue != nullptr)
+        require_right(queue, work);
+    return queue != nullptr;
+}
+
+// Runs `step(jobs, archive, queue, place, now)` on each job whose lease is held; `repeatable`
+// counts those too whose complete was accepted before.
+template <class F> static Datum for_each_fenced(ManyJobs *many, bool repeatable, F step) {
+    store::with_jobs([&](store::Table *jobs) {
+        history::Archive archive{};
+        MemoryContext per_job =
+            AllocSetContextCreate(CurrentMemoryContext, "pgjobs job", ALLOCSET_DEFAULT_SIZES);
+        for (int i = 0; i < many->count; i++) {
+            const ManyJobs::Item &item = many->items[i];
+            const Queue *queue = hold_fence(jobs, item.id, item.token, OnLost::skip);
+            State state;
+            bool repeated = queue == nullptr && repeatable &&
+                            was_completed(jobs, {item.id, item.token}, &state);
+            if (queue == nullptr && !repeated && many->on_lost == OnLost::error)
+                hold_fence(jobs, item.id, item.token, OnLost::error);
+            if (queue != nullptr)
+                pg::in_context(per_job, [&] {
+                    step(jobs, &archive, queue, item.place, GetCurrentTimestamp());
+                });
+            MemoryContextReset(per_job);
+            if (queue != nullptr || repeated)
+                many->done[many->done_count++] = item.id;
+        }
+        MemoryContextDelete(per_job);
+        history::close(&archive);
+    });
+    return pg::int64_array(many->done, many->done_count);
+}
+
+// ---- complete ----
+
 static int16 next_of(const Queue *queue, int16 stage, const char *next_stage) {
     if (next_stage != nullptr)
         return stage_number(queue, next_stage);
     return stage < queue->stage_count ? static_cast<int16>(stage + 1) : 0;
 }
 
-enum class Completion { done, repeated, no_job };
-
-// Completes the job, or finds that it was completed with this token before.
-static Completion try_complete(store::Table *jobs, const OneJob &job, const char *next_stage,
-                               bool result_null, Datum result, State *state) {
-    if (!store::find(jobs, job.id, LockWaitBlock))
-        return Completion::no_job;
-    if (job.token != 0 && store::get_int64(jobs, Col::done_token, 0) == job.token &&
-        store::get_int64(jobs, Col::token, 0) != job.token) {
-        const Queue *queue = find_queue(store::get_int32(jobs, Col::queue_id));
-        if (queue != nullptr)
-            require_right(queue, work);
-        *state = State::ready;
-        return Completion::repeated;
-    }
-    const Queue *queue = hold_fence(jobs, job.id, job.token, OnLost::error);
-    int16 next = next_of(queue, store::get_int16(jobs, Col::stage), next_stage);
-    history::Archive archive{};
-    *state =
-        life::complete(jobs, &archive, queue, next, result_null, result, GetCurrentTimestamp());
-    history::close(&archive);
-    return Completion::done;
-}
-
 // pgjobs.complete(id, token, result, next_stage) -> text
 PGJOBS_FUNCTION(complete) {
     OneJob job = one_job(fcinfo, "pgjobs.complete()");
     bool result_null = !pg::given(fcinfo, 2);
-    Datum result = PG_GETARG_DATUM(2);
+    Datum result = result_null ? 0 : life::checked_json(PG_GETARG_DATUM(2), "result");
     char *next_stage = pg::optional_string(fcinfo, 3);
-    State state = State::completed;
-    Completion completion = store::with_jobs([&](store::Table *jobs) {
-        return try_complete(jobs, job, next_stage, result_null, result, &state);
-    });
-    if (completion == Completion::no_job) {
-        int32 id = receipt_of(job, &state);
-        const Queue *queue = id != 0 ? find_queue(id) : nullptr;
+    State state = store::with_jobs([&](store::Table *jobs) {
+        const Queue *queue = hold_fence(jobs, job.id, job.token, OnLost::skip);
+        State answer;
+        if (queue == nullptr && was_completed(jobs, job, &answer))
+            return answer;
         if (queue == nullptr)
-            lease_lost(job.id, "There is no such open job: it was finished, cancelled or removed.");
-        require_right(queue, work);
-    }
+            hold_fence(jobs, job.id, job.token, OnLost::error);
+        int16 next = next_of(queue, store::get_int16(jobs, Col::stage), next_stage);
+        history::Archive archive{};
+        answer =
+            life::complete(jobs, &archive, queue, next, result_null, result, GetCurrentTimestamp());
+        history::close(&archive);
+        return answer;
+    });
     PG_RETURN_TEXT_P(cstring_to_text(core::name_of(state)));
 }
 
@@ -357,12 +359,14 @@ PGJOBS_FUNCTION(complete_many) {
     pg::Elements results = pg::elements(fcinfo, 2, "results", JSONBOID, pg::Nulls::allowed);
     pg::Elements ids = pg::required_elements(fcinfo, 0, "ids", INT8OID);
     pg::check_lengths(ids, "ids", results, "results");
-    PG_RETURN_DATUM(for_each_fenced(&many, [&](store::Table *jobs, history::Archive *archive,
-                                               const Queue *queue, int place, TimestampTz now) {
+    auto step = [&](store::Table *jobs, history::Archive *archive, const Queue *queue, int place,
+                    TimestampTz now) {
         bool null = results.data == nullptr || results.nulls[place];
+        Datum result = null ? 0 : life::checked_json(results.data[place], "result");
         int16 next = next_of(queue, store::get_int16(jobs, Col::stage), nullptr);
-        life::complete(jobs, archive, queue, next, null, null ? 0 : results.data[place], now);
-    }));
+        life::complete(jobs, archive, queue, next, null, result, now);
+    };
+    PG_RETURN_DATUM(for_each_fenced(&many, true, step));
 }
 
 // ---- fail ----
@@ -408,16 +412,18 @@ PGJOBS_FUNCTION(fail_many) {
     pg::Elements ids = pg::required_elements(fcinfo, 0, "ids", INT8OID);
     pg::check_lengths(ids, "ids", errors, "errors");
     bool retry = pg::required_bool(fcinfo, 3, "retry");
-    PG_RETURN_DATUM(for_each_fenced(&many, [&](store::Table *jobs, history::Archive *archive,
-                                               const Queue *queue, int place, TimestampTz now) {
-        bool null = errors.data == nullptr || errors.nulls[place];
-        life::Failure failure{};
-        failure.outcome = "failed";
-        failure.error = null ? nullptr : clipped_error(errors.data[place]);
-        failure.retry = retry;
-        failure.due_at = retry_time(jobs, queue, -1, now);
-        life::fail(jobs, archive, queue, failure, now);
-    }));
+    PG_RETURN_DATUM(for_each_fenced(&many, false,
+                                    [&](store::Table *jobs, history::Archive *archive,
+                                        const Queue *queue, int place, TimestampTz now) {
+                                        bool null = errors.data == nullptr || errors.nulls[place];
+                                        life::Failure failure{};
+                                        failure.outcome = "failed";
+                                        failure.error =
+                                            null ? nullptr : clipped_error(errors.data[place]);
+                                        failure.retry = retry;
+                                        failure.due_at = retry_time(jobs, queue, -1, now);
+                                        life::fail(jobs, archive, queue, failure, now);
+                                    }));
 }
 
 // ---- giving back ----
@@ -472,8 +478,9 @@ PGJOBS_FUNCTION(extend_many) {
     ManyJobs many = many_jobs(fcinfo, 3, "pgjobs.extend_many()");
     int64 lease = pg::optional_interval(fcinfo, 2, "lease", shortest_lease, 0);
     PG_RETURN_DATUM(
-        for_each_fenced(&many, [&](store::Table *jobs, history::Archive *, const Queue *queue, int,
-                                   TimestampTz now) { extend_lease(jobs, queue, lease, now); }));
+        for_each_fenced(&many, false,
+                        [&](store::Table *jobs, history::Archive *, const Queue *queue, int,
+                            TimestampTz now) { extend_lease(jobs, queue, lease, now); }));
 }
 
 // pgjobs.progress(id, token, fraction, note) -> void

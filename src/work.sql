@@ -56,7 +56,7 @@ RETURNS bigint[]
 LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'pgjobs_complete_many';
 COMMENT ON FUNCTION pgjobs.complete_many(bigint[], bigint[], jsonb[], text) IS
-'complete for many jobs in one call; returns the ids that were completed, ascending. on_lost: skip leaves out jobs whose lease is lost, error raises PJ001 and completes none. Use error when other work in the transaction depends on it.';
+'complete for many jobs in one call; returns the ids that were completed, ascending, those of a repeated call too. on_lost: skip leaves out jobs whose lease is lost, error raises PJ001 and completes none. Use error when other work in the transaction depends on it.';
 
 CREATE FUNCTION pgjobs.fail(
     id bigint, token bigint, error text DEFAULT NULL,

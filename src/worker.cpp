@@ -28,11 +28,19 @@ struct Worker {
 // ---- coming and going ----
 
 static Database *my_database; // whose place this process has taken
+static bool in_the_middle;    // of its duties: whoever ends it now leaves something undone
 
-// Runs after this process has left the process array: who waits for that may go on.
+// Runs after this process has left the process array: who waits for that may go on. What it had
+// taken on and not finished, the next worker looks for.
 static void leave(int, Datum) {
     if (my_database == nullptr)
         return;
+    if (in_the_middle) {
+        pg_atomic_write_u32(&my_database->leases_lost, 1);
+        pg_atomic_write_u32(&my_database->prepared_lost, 1);
+        keep_next_due(my_database, GetCurrentTimestamp());
+        pg_atomic_fetch_or_u32(&my_database->work, work_notify | work_rescan);
+    }
     pg_atomic_write_u32(&my_database->worker, 0);
     pg_atomic_write_u32(&my_database->worker_pid, 0);
     wake_process(pg_atomic_read_u32(&shared->launcher));
@@ -72,6 +80,16 @@ static void settle_settings() {
     pg::disable_transaction_timeout();
 }
 
+// False: it could not be found out.
+static bool look_for_extension(bool *here) {
+    pg::Failure failure;
+    bool done = pg::try_transaction(
+        "pgjobs: looking for the extension", [&] { *here = extension_exists(); }, &failure);
+    if (!done)
+        ereport(LOG, errmsg("pgjobs could not look for its extension: %s", failure.message));
+    return done;
+}
+
 // Runs `body` in a transaction as the extension's owner, restricted; logs what goes wrong.
 template <class F> static bool duty(Worker *worker, const char *activity, F body) {
     pg::Failure failure;
@@ -88,18 +106,20 @@ template <class F> static bool duty(Worker *worker, const char *activity, F body
         return true;
     worker->backoff =
         worker->backoff == 0 ? USECS_PER_SEC / 10 : Min(worker->backoff * 2, longest_backoff);
+    bool here = true;
+    if (look_for_extension(&here) && !here)
+        return false; // it was dropped under our feet: this process will see that and leave
     ereport(LOG, errmsg("%s failed: %s", activity, failure.message),
             errdetail("SQLSTATE %s; tried again in " INT64_FORMAT " ms.",
                       unpack_sql_state(failure.sqlstate), worker->backoff / 1000));
     return false;
 }
 
-static bool extension_is_here() {
-    bool here = false;
-    pg::Failure failure;
-    return pg::try_transaction(
-               "pgjobs: looking for the extension", [&] { here = extension_exists(); }, &failure) &&
-           here;
+// Ends this process if somebody asked for that. A cancel has nothing to cancel between
+// transactions.
+static void check_for_end() {
+    QueryCancelPending = false;
+    CHECK_FOR_INTERRUPTS();
 }
 
 static void tell_presence(Database *database, bool here) {
@@ -123,7 +143,7 @@ static void send_notifications(Worker *worker) {
             return;
         uint32 under_way = 2; // unless something was lost meanwhile
         pg_atomic_compare_exchange_u32(&database->notify_all, &under_way, 0);
-        CHECK_FOR_INTERRUPTS();
+        check_for_end();
     }
 }
 
@@ -139,7 +159,7 @@ static bool in_batches(Worker *worker, const char *activity, TimestampTz *next, 
         if ((pg_atomic_fetch_and_u32(&worker->database->work, ~uint32{work_notify}) &
              work_notify) != 0)
             send_notifications(worker);
-        CHECK_FOR_INTERRUPTS();
+        check_for_end();
     }
     return true;
 }
@@ -238,7 +258,7 @@ static void sleep_until_due(const Worker *worker, bool pins_left) {
     int flags = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (wait >= 0 ? WL_TIMEOUT : 0);
     WaitLatch(MyLatch, flags, wait, PG_WAIT_EXTENSION);
     ResetLatch(MyLatch);
-    CHECK_FOR_INTERRUPTS();
+    check_for_end();
     if (ConfigReloadPending) {
         ConfigReloadPending = false;
         ProcessConfigFile(PGC_SIGHUP);
@@ -276,10 +296,12 @@ static void work_until_idle(Worker *worker) {
         AllocSetContextCreate(TopMemoryContext, "pgjobs worker", ALLOCSET_DEFAULT_SIZES);
     for (;;) {
         MemoryContextSwitchTo(context);
-        if (!database->listed ||
-            (pg_atomic_read_u32(&database->epoch) != worker->epoch && !extension_is_here()))
+        uint32 epoch = pg_atomic_read_u32(&database->epoch);
+        bool here = true;
+        if (epoch != worker->epoch && look_for_extension(&here))
+            worker->epoch = epoch;
+        if (!here || !database->listed)
             return;
-        worker->epoch = pg_atomic_read_u32(&database->epoch);
         bool pins_left;
         turn(worker, &pins_left);
         MemoryContextReset(context);
@@ -310,7 +332,9 @@ void pgjobs_worker_main(Datum argument) {
     process::Worker worker{};
     worker.database = database;
     worker.epoch = pg_atomic_read_u32(&database->epoch);
-    bool here = process::extension_is_here();
+    bool here = false;
+    if (!process::look_for_extension(&here))
+        proc_exit(0); // the launcher tries again
     process::tell_presence(database, here);
     if (!here || process::is_read_only(database))
         proc_exit(0);
@@ -318,6 +342,8 @@ void pgjobs_worker_main(Datum argument) {
     keep_next_due(database, GetCurrentTimestamp());
     pg_atomic_write_u32(&database->worker, static_cast<uint32>(pg::my_procno()) + 1);
     pg_memory_barrier();
+    process::in_the_middle = true;
     process::work_until_idle(&worker);
+    process::in_the_middle = false;
     proc_exit(0);
 }

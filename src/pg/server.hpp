@@ -126,6 +126,15 @@ inline bool owns_database(Oid database) {
 #endif
 }
 
+// Whether the current user owns the extension.
+inline bool owns_extension(Oid extension) {
+#if PG_VERSION_NUM >= 160000
+    return object_ownercheck(ExtensionRelationId, extension, GetUserId());
+#else
+    return pg_extension_ownercheck(extension, GetUserId());
+#endif
+}
+
 // Whether the current user may copy the database as a template without owning it.
 inline bool is_template_for_me(Oid database) {
     HeapTuple tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));

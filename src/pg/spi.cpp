@@ -31,8 +31,11 @@ uint64 run(Statement *statement, const Value *values, uint64 most) {
         datums[i] = values[i].datum;
         nulls[i] = values[i].present ? ' ' : 'n';
     }
-    int code = SPI_execute_snapshot(statement->plan, datums, nulls, GetLatestSnapshot(),
-                                    InvalidSnapshot, false, true, static_cast<long>(most));
+    // In a parallel query only what it reads is possible, with the query's own snapshot.
+    bool parallel = IsInParallelMode();
+    int code = SPI_execute_snapshot(statement->plan, datums, nulls,
+                                    parallel ? InvalidSnapshot : GetLatestSnapshot(),
+                                    InvalidSnapshot, parallel, true, static_cast<long>(most));
     if (code < 0)
         elog(ERROR, "SPI_execute_snapshot failed: %s", SPI_result_code_string(code));
     return SPI_processed;

@@ -96,8 +96,8 @@ INSERT INTO verbs VALUES
 ('pause_queue', '{operate}', NULL, 'sql', $$SELECT pgjobs.pause_queue('{queue}') IS NOT NULL$$),
 ('resume_queue', '{operate}', NULL, 'sql', $$SELECT pgjobs.resume_queue('{queue}') IS NOT NULL$$),
 ('purge_queue', '{operate}', NULL, 'sql', $$SELECT pgjobs.purge_queue('{queue}') = 1$$),
-('job', '{operate,monitor,own}', 'f', 'sql', $$SELECT count(*) = 1 FROM pgjobs.job({ready})$$),
-('job done', '{operate,monitor,own}', 'f', 'sql', $$SELECT count(*) = 1 FROM pgjobs.job({done})$$),
+('job', '{operate,monitor,own}', 'f', 'sql', $$SELECT count(id) = 1 FROM pgjobs.job({ready})$$),
+('job done', '{operate,monitor,own}', 'f', 'sql', $$SELECT count(id) = 1 FROM pgjobs.job({done})$$),
 ('why', '{operate,monitor,own}', '42704', 'sql', $$SELECT pgjobs.why({ready}) <> ''$$),
 ('why done', '{operate,monitor,own}', '42704', 'sql', $$SELECT pgjobs.why({done}) <> ''$$),
 ('await', '{produce,operate,monitor,own}', '42704', 'call', $$CALL pgjobs.await({ready}, '0')$$),
@@ -171,7 +171,7 @@ CREATE FUNCTION expected(r roles, v verbs, queue text) RETURNS text LANGUAGE sql
         WHEN r.admin THEN 't'
         WHEN v.needs IS NULL THEN '42501'
         WHEN v.needs = '{}' THEN CASE WHEN r.calls AND r.role <> 't_tenant' THEN 't' ELSE '42501' END
-        WHEN r.monitor AND (v.how = 'view' OR v.verb = 'version') THEN 't'
+        WHEN r.monitor AND (v.how = 'view' OR v.verb ~ '^(version|job|why)') THEN 't'
         WHEN v.needs && CASE WHEN r.role = 't_tenant' THEN '{produce,work,operate,monitor,own}'::text[] ELSE r.held END
             AND (queue = 'theirs') = (r.role = 't_tenant') THEN 't'
         -- From here on the role has no such right on the queue. If it may call the function at all:
