@@ -1,0 +1,113 @@
+# A hot standby answers or refuses properly; after promotion everything goes on.
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Pgjobs;
+
+# Nobody reaps and promotes there, so that the standby has what is overdue, however slow the machine is.
+my $primary = new_server('primary', init => { allows_streaming => 1 }, conf => q{pgjobs.databases = 'nowhere'});
+$primary->safe_psql('postgres', q{
+    CREATE ROLE someone LOGIN;
+    SELECT pgjobs.create_queue('q', ARRAY['a', 'b']);
+    SELECT pgjobs.create_queue('hold');
+    SELECT pgjobs.enqueue('q', '"ready"');
+    SELECT pgjobs.enqueue('q', '"later"', delay => '1 second');
+});
+$primary->backup('copy');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($primary, 'copy', has_streaming => 1);
+$standby->append_conf('postgresql.conf', q{pgjobs.databases = ''});
+$standby->start;
+
+# Running ones too: a short and a long lease, and one that a session holds.
+$primary->safe_psql('postgres', q{
+    SELECT pgjobs.enqueue('q', '"short"', priority => -2), pgjobs.enqueue('q', '"long"', priority => -1), pgjobs.enqueue('hold', '"held"');
+});
+my $holder = session($primary);
+my ($id, $token) = split /\|/, $primary->safe_psql('postgres', q{
+    BEGIN;
+    SET LOCAL client_min_messages = error;
+    CREATE TEMP TABLE t AS SELECT id FROM pgjobs.claim('q', lease => '1 second');
+    SELECT id, token FROM pgjobs.claim('q', lease => '1 hour');
+    COMMIT;
+});
+$holder->query_safe(q{SELECT count(*) FROM pgjobs.claim('hold', hold => true)});
+$primary->safe_psql('postgres', 'CREATE TABLE flush ()'); # claims alone may not be flushed yet
+$primary->wait_for_catchup($standby);
+
+# ---- reading ----
+
+is($standby->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pgjobs%'}), 0, 'no process of ours on a standby');
+my %reading = (
+    q{SELECT payload #>> '{}', state FROM pgjobs.jobs ORDER BY id} => "ready|ready\nlater|scheduled\nshort|running\nlong|running\nheld|running",
+    q{SELECT name, ready, scheduled, running FROM pgjobs.queues ORDER BY name} => "hold|0|0|1\nq|1|1|2",
+    q{SELECT queue, stage, ready, running FROM pgjobs.stages ORDER BY queue, number} => "hold|work|0|1\nq|a|1|2\nq|b|0|0",
+    q{SELECT count(*) FROM pgjobs.attempts} => 3,
+    q{SELECT queue, running FROM pgjobs.workers ORDER BY queue} => "hold|1\nq|2",
+    qq{SELECT state, payload FROM pgjobs.job($id)} => 'running|"long"',
+    q{SELECT version() IS NOT NULL FROM pgjobs.version()} => 't',
+    q{SELECT quarantined FROM pgjobs.queues WHERE name = 'q'} => 'f',
+);
+is($standby->safe_psql('postgres', $_), $reading{$_}, $_) for sort keys %reading;
+like($standby->safe_psql('postgres', "SELECT pgjobs.why($id)"), qr/run/, 'why()');
+is_state($standby, 'postgres', 'SELECT pgjobs.why(123456789)', '42704', 'why() of nothing');
+
+# ---- writing ----
+
+# With good arguments, so that only the standby is in the way. A call for every routine: whatever is
+# not here, nor above, is found by the check below.
+my %writing = (
+    create_queue => q{'new'}, alter_queue => q{'q', lease => '1 minute'}, drop_queue => q{'q', true},
+    pause_queue => q{'q'}, resume_queue => q{'q'}, purge_queue => q{'q'}, resume => '',
+    enqueue => q{'q'}, enqueue_many => q{'q', ARRAY['{}'::jsonb]}, enqueue_batch => q{'q', '[{}]'},
+    claim => q{'q'}, complete => "$id, $token", complete_many => "ARRAY[$id], ARRAY[$token]",
+    fail => "$id, $token", fail_many => "ARRAY[$id], ARRAY[$token]", release => "$id, $token",
+    snooze => "$id, $token, '1 minute'", extend => "$id, $token", extend_many => "ARRAY[$id], ARRAY[$token]",
+    progress => "$id, $token, 0.5", cancel => $id, retry => $id, redrive => q{'q'},
+    reschedule => "$id, now()", reprioritize => "$id, 1",
+    grant_queue => q{'q', 'someone', ARRAY['work']}, revoke_queue => q{'q', 'someone', ARRAY['work']},
+    _reap => 'now()', _promote => 'now()', _expire => 'now()', _keep_history => 'now()',
+    wait => q{'q', '1 second'}, await => "$id, '1 second'",
+);
+for my $name (sort keys %writing) {
+    my $verb = $name =~ /^(?:a?wait)$/ ? 'CALL' : 'SELECT';
+    is_state($standby, 'postgres', "$verb pgjobs.$name($writing{$name})", '25006', "$name on a standby");
+}
+my @known = (keys %writing, qw(version job why _visible_queues _queue_counters _installed));
+my $others = $standby->safe_psql('postgres', q{
+    SELECT string_agg(proname, ', ') FROM pg_proc
+    WHERE pronamespace = 'pgjobs'::regnamespace AND prorettype <> 'trigger'::regtype
+        AND proname NOT LIKE '\\_%' AND proname <> ALL (string_to_array('} . join(',', @known) . q{', ','))});
+is($others, '', 'there is no routine that this test does not know');
+is_state($standby, 'postgres', 'DROP EXTENSION pgjobs', '25006', 'DROP EXTENSION on a standby');
+
+# ---- promotion ----
+
+$primary->stop('immediate');
+eval { $holder->{run}->kill_kill };
+my $waiter;
+my $seconds = timed(sub {
+    $standby->promote;
+    like($standby->safe_psql('postgres', q{
+        CALL pgjobs.wait('hold', '20 seconds');
+        SELECT payload FROM pgjobs.claim('hold');
+    }), qr/^t\n"held"$/, 'what a session held is ready after promotion');
+});
+note(sprintf 'held job claimed %.0f ms after the begin of the promotion', 1000 * $seconds);
+cmp_ok($seconds, '<', 10, 'soon');
+ok(wait_for_worker($standby, 'postgres'), 'a worker');
+ok($standby->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pgjobs.jobs WHERE payload = '"short"' AND state = 'running'}), 'an expired lease is reaped');
+ok($standby->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pgjobs.jobs WHERE payload = '"later"' AND state = 'scheduled'}), 'a delayed job becomes ready');
+is($standby->safe_psql('postgres', "SELECT pgjobs.complete($id, $token)"), 'ready', 'a lease that lasts goes on');
+is($standby->safe_psql('postgres', q{
+    SELECT pgjobs.enqueue('q', '"new"') > 0;
+    SELECT count(*) FROM pgjobs.claim('q', 10);
+}), "t\n5", 'jobs flow');
+is($standby->safe_psql('postgres', q{SELECT count(DISTINCT id) = count(*) FROM pgjobs.jobs}), 't', 'ids are new');
+$standby->stop;
+
+done_testing();

@@ -1,0 +1,188 @@
+# pg_dump and pg_restore keep everything, and the restored copy touches nothing until resume().
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Pgjobs;
+
+my $node = new_server('source');
+my $dir = PostgreSQL::Test::Utils::tempdir();
+
+# ---- jobs in every state ----
+
+$node->safe_psql('postgres', q{
+    CREATE ROLE producer LOGIN;
+    CREATE ROLE worker LOGIN;
+    CREATE ROLE "Odd name" LOGIN;
+    SELECT pgjobs.create_queue('dead_letters');
+    SELECT pgjobs.create_queue('main', ARRAY['first', 'second'], max_attempts => 3, notify => 'events', dead_letter => 'dead_letters');
+    SELECT pgjobs.create_queue('receipts', retention => '0', dead_retention => '0');
+    SELECT pgjobs.create_queue('short', retention => '1 hour');
+    SELECT pgjobs.create_queue('stopped');
+    SELECT pgjobs.pause_queue('stopped');
+    SELECT pgjobs.grant_queue('main', 'producer', ARRAY['produce', 'monitor']);
+    SELECT pgjobs.grant_queue('main', 'worker', ARRAY['work']);
+    SELECT pgjobs.grant_queue('short', 'Odd name', ARRAY['own', 'operate']);
+
+    SELECT pgjobs.enqueue('main', jsonb_build_object('n', n), priority => n % 5, headers => '{"trace": "ä\"€"}', unique_key => 'key ' || n)
+        FROM generate_series(1, 300) n;
+    SELECT pgjobs.enqueue('main', '"later"', delay => '2 seconds', unique_key => 'later');
+    SELECT pgjobs.enqueue('main', '"much later"', delay => '10 years', expires_at => now() + '20 years');
+    SELECT pgjobs.enqueue('stopped', '"stopped"');
+    SELECT pgjobs.complete(id, token, '"half"') FROM pgjobs.claim('main', 20);                 -- ready, second stage
+    SELECT pgjobs.complete(id, token, '"whole"') FROM pgjobs.claim('main', 5, stage => 'second');  -- completed
+    SELECT pgjobs.fail(id, token, 'broken', retry => false) FROM pgjobs.claim('main', 7);      -- dead
+    SELECT pgjobs.fail(id, token, 'again') FROM pgjobs.claim('main', 6, stage => 'first');     -- scheduled
+    SELECT pgjobs.cancel(id) FROM (SELECT id FROM pgjobs.jobs WHERE queue = 'main' AND state = 'ready' ORDER BY id LIMIT 4) x;
+    SELECT count(*) FROM pgjobs.claim('main', 9, lease => '1 hour', worker => 'w1', stage => 'first');      -- running
+    SELECT count(*) FROM pgjobs.claim('main', 3, lease => '2 seconds', worker => 'w2', stage => 'first');   -- soon expired
+    SELECT pgjobs.progress(id, token, 0.25, 'a note') FROM pgjobs.job WHERE worker = 'w1';
+    SELECT pgjobs.enqueue(q) FROM unnest(ARRAY['receipts', 'receipts', 'short', 'short']) q;
+    SELECT pgjobs.complete(id, token) FROM pgjobs.claim('receipts', 1);
+    SELECT pgjobs.fail(id, token, 'broken', retry => false) FROM pgjobs.claim('receipts', 1);
+    SELECT pgjobs.complete(id, token) FROM pgjobs.claim('short', 1);
+});
+my $holder = session($node);
+$holder->query_safe(q{SELECT count(*) FROM pgjobs.claim('main', 2, hold => true, stage => 'first')});
+
+# What may not change: every row of every table, but for oids, and what the views make of them. The home
+# stays behind.
+my %rows = (
+    queue => 'SELECT q FROM pgjobs.queue q',
+    stage => 'SELECT s FROM pgjobs.stage s',
+    acl => 'SELECT (queue_id, role_name, rights) FROM pgjobs.acl',
+    job => 'SELECT j FROM pgjobs.job j',
+    history => 'SELECT h FROM pgjobs.history h',
+    jobs => 'SELECT v FROM pgjobs.jobs v',
+    attempts => 'SELECT v FROM pgjobs.attempts v',
+    rights => q{SELECT (p.oid::regprocedure, a.grantee::regrole, a.privilege_type) FROM pg_proc p, aclexplode(p.proacl) a
+        WHERE p.pronamespace = 'pgjobs'::regnamespace AND a.grantee > 0},
+    partitions => q{SELECT (c.relname, pg_get_expr(c.relpartbound, c.oid)) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'pgjobs.history'::regclass},
+    sequences => q{SELECT (nextval('pgjobs.job_id_seq') > (SELECT max(id) FROM (SELECT id FROM pgjobs.job UNION ALL SELECT id FROM pgjobs.history) x),
+        nextval('pgjobs.queue_id_seq') > (SELECT max(id) FROM pgjobs.queue))},
+);
+sub content {
+    my ($server, $database) = @_;
+    my %content;
+    for my $what (grep { $_ ne 'sequences' } keys %rows) {
+        $content{$what} = $server->safe_psql($database,
+            "SET timezone = 'UTC'; SELECT count(*), md5(string_agg(r, ',' ORDER BY r COLLATE \"C\")) FROM (SELECT ($rows{$what})::text AS r) x"
+              =~ s/SELECT \((SELECT)(.*)\)::text AS r/SELECT s.r::text AS r FROM ($1$2) AS s (r)/sr);
+    }
+    return \%content;
+}
+is($node->safe_psql('postgres', q{SELECT string_agg(DISTINCT state, ' ' ORDER BY state) FROM pgjobs.jobs}),
+    'cancelled completed dead ready running scheduled', 'jobs in every state');
+
+# The worker stands still while we compare: nothing is due for a moment.
+$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pgjobs.jobs WHERE worker = 'w2' AND state = 'running'});
+$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pgjobs.jobs WHERE state = 'scheduled' AND run_at < now() + '1 minute'});
+$node->safe_psql('postgres', q{
+    SELECT count(*) FROM pgjobs.claim('main', 3, lease => '1 second', worker => 'w2', stage => 'first');
+    SELECT pgjobs.pause_queue('main');
+    SELECT pgjobs.enqueue('main', '"soon"', delay => '1 second');
+});
+# From here on the server does nothing by itself.
+$node->append_conf('postgresql.conf', q{pgjobs.databases = 'nowhere'});
+$node->restart;
+my $before = content($node, 'postgres');
+note("$_: $before->{$_}") for sort keys %$before;
+
+# ---- dumping and restoring ----
+
+my $plain = "$dir/plain.sql";
+command_ok([ 'pg_dump', '-f', $plain, '-d', $node->connstr('postgres') ], 'pg_dump, plain');
+command_ok([ 'pg_dump', '-Fc', '-f', "$dir/custom", '-d', $node->connstr('postgres') ], 'pg_dump, custom');
+command_ok([ 'pg_dump', '-Fd', '-j2', '-f', "$dir/directory", '-d', $node->connstr('postgres') ], 'pg_dump, directory, two processes');
+
+# Another cluster, with the same roles and other oids, whose worker is there all the time.
+my $other = new_server('other', bare => 1);
+$other->safe_psql('postgres', q{
+    CREATE ROLE nobody;
+    CREATE ROLE "Odd name" LOGIN;
+    CREATE ROLE worker LOGIN;
+    CREATE ROLE producer LOGIN;
+});
+my $offset = -s $other->logfile;
+my %restore = (
+    plain => [ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $plain ],
+    custom => [ 'pg_restore', '--exit-on-error', '-j2', "$dir/custom" ],
+    directory => [ 'pg_restore', '--exit-on-error', '-j2', "$dir/directory" ],
+);
+for my $format (sort keys %restore) {
+    $other->safe_psql('postgres', "CREATE DATABASE $format");
+    command_ok([ @{ $restore{$format} }, '-d', $other->connstr($format) ], "restored: $format");
+}
+
+# Three seconds after the leases ended and the delay was over, at least.
+ok($other->poll_query_until('plain', q{SELECT max(lease_expires_at) FILTER (WHERE worker = 'w2') < now() - interval '1 second' FROM pgjobs.jobs WHERE state = 'running'}), 'time passes');
+for my $format (sort keys %restore) {
+    my $after = content($other, $format);
+    is($after->{$_}, $before->{$_}, "$format: $_ as before") for sort keys %$before;
+    is($other->safe_psql($format, $rows{sequences}), '(t,t)', "$format: ids go on");
+    is($other->safe_psql($format, q{SELECT count(*) FROM pgjobs.queues WHERE NOT quarantined}), 0, "$format: quarantined");
+    is_state($other, $format, q{SELECT pgjobs.claim('main')}, 'PJ004', "$format: claim");
+    is_state($other, $format, q{CALL pgjobs.wait('main', '1 second')}, 'PJ004', "$format: wait");
+}
+unlike(log_since($other, $offset), qr/pgjobs worker [0-9A-Z]{5} (?:LOG|ERROR|WARNING)/, 'the workers had no trouble');
+
+# ---- a dump of the copy is the same dump ----
+
+command_ok([ 'pg_dump', '-f', "$dir/again.sql", '-d', $other->connstr('plain') ], 'the copy is dumped');
+my $first = slurp_file($plain);
+my $again = slurp_file("$dir/again.sql");
+# Oids of roles differ between clusters, and we have drawn from the sequences.
+for ($first, $again) {
+    s/^\\(?:un)?restrict .*\n//mg;
+    s/^SELECT pg_catalog\.setval.*$//mg;
+    s/^(\d+\t)\d+(\t(?:producer|worker|Odd name)\t)/$1oid$2/mg;
+}
+is($again, $first, 'pg_dump of the copy equals pg_dump of the original');
+
+# ---- resume ----
+
+is_state($other, 'plain', 'SELECT pgjobs.resume()', '00000', 'resume()');
+is($other->safe_psql('plain', q{SELECT count(*) FROM pgjobs.queues WHERE quarantined}), 0, 'no quarantine');
+ok($other->poll_query_until('plain', q{SELECT count(*) = 0 FROM pgjobs.jobs WHERE state = 'running' AND worker = 'w2'}), 'expired leases are reaped');
+ok($other->poll_query_until('plain', q{SELECT count(*) = 0 FROM pgjobs.job WHERE token IS NOT NULL AND hold_session IS NOT NULL}), 'what a session held elsewhere is ready');
+ok($other->poll_query_until('plain', q{SELECT state = 'ready' FROM pgjobs.jobs WHERE payload = '"soon"'}), 'what was due becomes ready');
+is($other->safe_psql('plain', q{SELECT count(*) FROM pgjobs.jobs WHERE state = 'running' AND worker = 'w1'}), 9, 'leases that last go on');
+is($other->safe_psql('plain', q{SELECT pgjobs.complete(id, token) FROM pgjobs.job WHERE worker = 'w1' ORDER BY id LIMIT 1}), 'ready', 'their tokens are good');
+is($other->safe_psql('plain', q{SELECT paused FROM pgjobs.queues WHERE name = 'stopped'}), 't', 'a paused queue is paused');
+is($other->safe_psql('plain', q{
+    SELECT pgjobs.resume_queue('main');
+    SELECT pgjobs.enqueue('main', unique_key => 'key 299') = (SELECT id FROM pgjobs.jobs WHERE unique_key = 'key 299' AND finished_at IS NULL);
+    SELECT count(*) > 200 FROM pgjobs.claim('main', 1000);
+}), "\nt\nt", 'unique keys hold, and jobs flow');
+is($other->safe_psql('plain', q{SELECT pgjobs.redrive('main')}), 7, 'dead jobs can be redriven');
+
+# Rights are found by name.
+is_state($other, 'plain', q{SET SESSION AUTHORIZATION producer; SELECT pgjobs.enqueue('main')}, '00000', 'who could produce can');
+is_state($other, 'plain', q{SET SESSION AUTHORIZATION producer; SELECT pgjobs.claim('main')}, '42501', 'and still cannot work');
+is_state($other, 'plain', q{SET SESSION AUTHORIZATION worker; SELECT pgjobs.claim('main')}, '00000', 'who could work can');
+is_state($other, 'plain', q{SET SESSION AUTHORIZATION "Odd name"; SELECT pgjobs.grant_queue('short', 'nobody', ARRAY['work'])}, '00000', 'who owned a queue does');
+is_state($other, 'plain', q{SET SESSION AUTHORIZATION "Odd name"; SELECT pgjobs.enqueue('main')}, '42501', 'and no other');
+
+# ---- partitions ----
+
+my $days = q{SELECT count(*) FROM pg_inherits WHERE inhparent = 'pgjobs.history'::regclass};
+cmp_ok($other->safe_psql('plain', $days), '>=', 7, 'there are partitions');
+cmp_ok($other->safe_psql('plain', q{SELECT pgjobs._keep_history(now() + interval '40 days')}), '>=', 7, 'restored partitions are dropped when their day is over');
+is($other->safe_psql('plain', q{SELECT count(*) FROM pgjobs.history}), 0, 'with all that was in them');
+is_state($other, 'custom', 'DROP EXTENSION pgjobs', '00000', 'DROP EXTENSION after a restore');
+is($other->safe_psql('custom', q{
+    SELECT (SELECT count(*) FROM pg_class WHERE relname LIKE 'history%' OR relname LIKE 'job%')
+         + (SELECT count(*) FROM pg_namespace WHERE nspname = 'pgjobs')
+         + (SELECT count(*) FROM pg_proc WHERE probin LIKE '%pgjobs%')}), 0, 'leaves nothing');
+is_state($node, 'postgres', 'DROP EXTENSION pgjobs', '00000', 'DROP EXTENSION of the original');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_namespace WHERE nspname = 'pgjobs'}), 0, 'leaves nothing');
+$node->safe_psql('postgres', q{CREATE EXTENSION pgjobs; SELECT pgjobs.create_queue('main')});
+$holder->{run}->kill_kill;
+$other->stop;
+$node->stop;
+
+done_testing();
