@@ -127,7 +127,7 @@ static int32 parse_rights(FunctionCallInfo fcinfo, int argument) {
                 found = right;
         if (found == 0)
             ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                    errmsg("\"%s\" is not a privilege on a queue", name),
+                    errmsg("\"%s\" is not a privilege on a queue", pg::shown(name)),
                     errhint("Use produce, work, operate, monitor or own."));
         rights |= found;
     }

@@ -168,7 +168,7 @@ const Queue *get_queue(const char *name) {
     const Queue *queue = find_queue(name);
     if (queue == nullptr)
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
-                errmsg("queue \"%s\" does not exist", name),
+                errmsg("queue \"%s\" does not exist", pg::shown(name)),
                 errhint("Create it with pgjobs.create_queue()."));
     return queue;
 }
@@ -180,7 +180,7 @@ int16 stage_number(const Queue *queue, const char *stage) {
         if (strcmp(queue->stages[i], stage) == 0)
             return static_cast<int16>(i + 1);
     ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
-            errmsg("queue \"%s\" has no stage \"%s\"", queue->name, stage),
+            errmsg("queue \"%s\" has no stage \"%s\"", queue->name, pg::shown(stage)),
             errhint("The view pgjobs.stages lists the stages of each queue."));
     pg_unreachable();
 }

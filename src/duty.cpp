@@ -25,7 +25,7 @@ static constinit pg::Statement select_scheduled{
 
 static constinit pg::Statement select_expiring{
     "SELECT j.id, j.expires_at FROM pgjobs.job j WHERE j.expires_at IS NOT NULL AND " AT_HOME
-    " AND j.token IS NULL ORDER BY j.expires_at LIMIT $1",
+    " AND j.started_at IS NULL ORDER BY j.expires_at LIMIT $1",
     {INT8OID, OIDOID},
     nullptr};
 
@@ -96,7 +96,7 @@ int64 expire(TimestampTz now, bool *more, TimestampTz *next) {
     Due *due = find_due(&select_expiring, now, more, next);
     int64 done = for_each_due(*due, next, [&](store::Table *jobs, history::Archive *archive) {
         const Queue *queue = find_queue(store::get_int32(jobs, Col::queue_id));
-        if (queue == nullptr || life::state_of(jobs) == core::State::running ||
+        if (queue == nullptr || store::has(jobs, Col::started_at) ||
             store::get_int64(jobs, Col::expires_at, never) > now)
             return false;
         life::cancel(jobs, archive, queue, "it was not started before expires_at", now);

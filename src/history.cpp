@@ -134,9 +134,9 @@ static void write_contents(store::Table *jobs, store::Table *leaf, const Ending 
         copy(jobs, Col::result, leaf, Past::result);
     else if (!ending.result_null)
         store::set(leaf, Past::result, ending.result);
-    if (ending.error == nullptr)
+    if (ending.keeps_error)
         copy(jobs, Col::error, leaf, Past::error);
-    else
+    else if (ending.error != nullptr)
         store::set(leaf, Past::error, CStringGetTextDatum(ending.error));
     if (ending.attempts == 0)
         copy(jobs, Col::attempts, leaf, Past::attempts);

@@ -22,7 +22,8 @@ struct Ending {
     bool has_result; // false: the result of the stage before stays
     bool result_null;
     Datum result;
-    const char *error; // nullptr: the error of the last attempt stays
+    bool keeps_error;  // the error of the last attempt stays
+    const char *error; // else this one; nullptr without
     Datum attempts;    // 0: as they are
     int64 done_token;  // 0: as it is
 };

@@ -60,7 +60,8 @@ void lock_queue(const Queue *queue) {
     if (find_queue(queue->id) == nullptr)
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
                 errmsg("queue \"%s\" does not exist", queue->name),
-                errdetail("It has just been dropped."));
+                errdetail("It has just been dropped."),
+                errhint("Create it with pgjobs.create_queue()."));
 }
 
 int64 add(store::Table *jobs, const NewJob &job, TimestampTz now) {
@@ -257,6 +258,8 @@ State fail(store::Table *jobs, history::Archive *archive, const Queue *queue,
     store::set(jobs, Col::attempts, attempts);
     if (failure.error != nullptr)
         store::set(jobs, Col::error, CStringGetTextDatum(failure.error));
+    else
+        store::set_null(jobs, Col::error);
     if (failure.due_at != 0)
         set_due(jobs, failure.due_at, now);
     store::update(jobs);
@@ -299,6 +302,7 @@ void cancel(store::Table *jobs, history::Archive *archive, const Queue *queue, c
     history::Ending ending{};
     ending.state = State::cancelled;
     ending.at = now;
+    ending.keeps_error = error == nullptr;
     ending.error = error;
     if (store::has(jobs, Col::token))
         ending.attempts = with_attempt(jobs, queue, "cancelled", error, now);

@@ -302,7 +302,8 @@ static const char *why_ready(const Queue *queue, TimestampTz expires_at, Timesta
 }
 
 static constinit pg::Statement select_why{
-    "SELECT 0, j.waiting, j.token IS NOT NULL, j.due_at, COALESCE(j.expires_at, 'infinity'), "
+    "SELECT 0, j.waiting, j.token IS NOT NULL, j.due_at, "
+    "CASE WHEN j.started_at IS NULL THEN COALESCE(j.expires_at, 'infinity') ELSE 'infinity' END, "
     "COALESCE(j.worker, '?'), COALESCE(j.lease_expires_at, 'infinity'), j.attempt, j.stage "
     "FROM pgjobs.job j WHERE j.id = $1 UNION ALL "
     "SELECT 1, h.state, false, h.finished_at, 'infinity', COALESCE(h.worker, '?'), 'infinity', "

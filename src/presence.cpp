@@ -124,7 +124,7 @@ static const char *template_of(const CreatedbStmt *statement) {
 
 static bool drops_extension(Node *statement) {
     auto *drop = reinterpret_cast<DropStmt *>(statement);
-    if (!IsA(statement, DropStmt) || drop->removeType != OBJECT_EXTENSION)
+    if (drop->removeType != OBJECT_EXTENSION)
         return false;
     ListCell *cell;
     foreach (cell, drop->objects)
@@ -194,12 +194,9 @@ static void after_utility(Node *statement) {
     case T_AlterDatabaseStmt:
         changes::rescan_databases();
         break;
-    case T_TransactionStmt: {
-        auto kind = reinterpret_cast<TransactionStmt *>(statement)->kind;
-        if (kind == TRANS_STMT_COMMIT_PREPARED || kind == TRANS_STMT_ROLLBACK_PREPARED)
-            prepared::resolve();
+    case T_TransactionStmt:
+        prepared::resolve();
         break;
-    }
     case T_DiscardStmt:
         if (reinterpret_cast<DiscardStmt *>(statement)->target == DISCARD_ALL)
             lease::end_session();
@@ -209,18 +206,34 @@ static void after_utility(Node *statement) {
     }
 }
 
+static bool ends_prepared(Node *statement) {
+    auto kind = reinterpret_cast<TransactionStmt *>(statement)->kind;
+    return kind == TRANS_STMT_COMMIT_PREPARED || kind == TRANS_STMT_ROLLBACK_PREPARED;
+}
+
+static bool is_watched(Node *statement) {
+    switch (nodeTag(statement)) {
+    case T_CreatedbStmt:
+    case T_AlterDatabaseStmt:
+    case T_RenameStmt:
+    case T_DiscardStmt:
+        return true;
+    case T_DropStmt:
+        return drops_extension(statement);
+    case T_TransactionStmt:
+        return ends_prepared(statement);
+    default:
+        return false;
+    }
+}
+
 static void utility(PlannedStmt *statement, const char *query, bool read_only,
                     ProcessUtilityContext context, ParamListInfo parameters,
                     QueryEnvironment *environment, DestReceiver *receiver,
                     QueryCompletion *completion) {
     // The statement may be freed by its own execution (ROLLBACK ends the portal's memory).
     Node *node = statement->utilityStmt;
-    bool watched =
-        IsA(node, CreatedbStmt) || IsA(node, AlterDatabaseStmt) || IsA(node, RenameStmt) ||
-        IsA(node, DiscardStmt) ||
-        (IsA(node, TransactionStmt) &&
-         (reinterpret_cast<TransactionStmt *>(node)->kind == TRANS_STMT_COMMIT_PREPARED ||
-          reinterpret_cast<TransactionStmt *>(node)->kind == TRANS_STMT_ROLLBACK_PREPARED));
+    bool watched = is_watched(node);
     if (watched)
         before_utility(node);
     auto next = previous_utility ? previous_utility : standard_ProcessUtility;

@@ -20,7 +20,7 @@ static OnConflict parse_on_conflict(const char *text) {
     if (strcmp(text, "error") == 0)
         return OnConflict::error;
     ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-            errmsg("\"%s\" is not a value for \"on_conflict\"", text),
+            errmsg("\"%s\" is not a value for \"on_conflict\"", pg::shown(text)),
             errhint("Use keep, replace or error."));
     pg_unreachable();
 }
@@ -303,7 +303,7 @@ static void check_member(const char *name) {
         if (strcmp(name, known) == 0)
             return;
     ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-            errmsg("a job has an unknown member \"%s\"", name),
+            errmsg("a job has an unknown member \"%s\"", pg::shown(name)),
             errhint("Members are payload, run_at, delay, priority, max_attempts, unique_key, "
                     "on_conflict, headers and stage."));
 }

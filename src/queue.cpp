@@ -35,7 +35,7 @@ static pg::Value checked_interval(FunctionCallInfo fcinfo, int i, const char *na
 static void check_name(const char *name, const char *what) {
     if (!core::is_name(name))
         ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                errmsg("\"%s\" is not a name for a %s", pnstrdup(name, 100), what),
+                errmsg("\"%s\" is not a name for a %s", pg::shown(name), what),
                 errhint("A name begins with a lower-case letter and has up to 48 lower-case "
                         "letters, digits, \"_\", \".\" or \"-\"."));
 }
@@ -67,7 +67,7 @@ static pg::Value checked_notify(FunctionCallInfo fcinfo, int i) {
     char *value = TextDatumGetCString(PG_GETARG_DATUM(i));
     if (strcmp(value, "off") != 0 && strcmp(value, "wakeup") != 0 && strcmp(value, "events") != 0)
         ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                errmsg("\"%s\" is not a value for \"notify\"", value),
+                errmsg("\"%s\" is not a value for \"notify\"", pg::shown(value)),
                 errhint("Use off, wakeup or events."));
     return pg::value(PG_GETARG_DATUM(i));
 }

@@ -330,7 +330,10 @@ static bool is_takeable(TupleTableSlot *slot, const SnapshotData *dirty, Timesta
     if (!null)
         return false;
     Datum expires = slot_getattr(slot, static_cast<int>(Col::expires_at), &null);
-    return null || DatumGetTimestampTz(expires) > now;
+    if (null || DatumGetTimestampTz(expires) > now)
+        return true;
+    slot_getattr(slot, static_cast<int>(Col::started_at), &null);
+    return !null; // it has started in time
 }
 
 bool any_ready(int32 queue, int16 stage, TimestampTz now) {

@@ -60,7 +60,8 @@ static void return_claimed(store::Table *jobs, const ClaimRequest &request,
 
 static bool is_ready(store::Table *jobs, TimestampTz now) {
     return store::get_int16(jobs, Col::waiting) == 0 && !store::has(jobs, Col::token) &&
-           store::get_int64(jobs, Col::expires_at, never) > now;
+           (store::has(jobs, Col::started_at) ||
+            store::get_int64(jobs, Col::expires_at, never) > now);
 }
 
 static life::Claim new_claim(const ClaimRequest &request, TimestampTz now) {
@@ -153,7 +154,8 @@ static OnLost parse_on_lost(const char *text) {
     if (strcmp(text, "error") == 0)
         return OnLost::error;
     ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-            errmsg("\"%s\" is not a value for \"on_lost\"", text), errhint("Use skip or error."));
+            errmsg("\"%s\" is not a value for \"on_lost\"", pg::shown(text)),
+            errhint("Use skip or error."));
     pg_unreachable();
 }
 

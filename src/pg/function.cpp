@@ -66,6 +66,12 @@ TimestampTz finite(TimestampTz value, const char *name) {
     return value;
 }
 
+const char *shown(const char *text) {
+    auto length = static_cast<int>(strlen(text));
+    return length < NAMEDATALEN ? text
+                                : pnstrdup(text, pg_mbcliplen(text, length, NAMEDATALEN - 1));
+}
+
 void check_text(const char *value, const char *name, size_t most) {
     size_t length = strlen(value);
     if (length == 0 || length > most)

@@ -67,6 +67,9 @@ int64 optional_interval(FunctionCallInfo fcinfo, int i, const char *name, int64 
 // A finite point in time.
 TimestampTz finite(TimestampTz value, const char *name);
 
+// A user's text for an error message: its first 63 bytes, whole characters.
+const char *shown(const char *text);
+
 // Free text of the user: 22023 if it is empty, longer than `most` bytes or has control characters.
 void check_text(const char *value, const char *name, size_t most);
 
