@@ -241,8 +241,11 @@ CALL pgjobs.await(-1, '1 second');
 \echo :LAST_ERROR_SQLSTATE
 
 -- Settings have limits, too, and there are no others of that name.
+-- The range is worded differently from 17 on.
+\set VERBOSITY sqlstate
 SET pgjobs.max_payload = 1023;
 SET pgjobs.max_payload = '65 MB';
+\set VERBOSITY default
 SET pgjobs.max_playload = 1;
 
 -- Nothing of all that changed anything; the two leases are still held, and what is at the limits is fine.
