@@ -181,6 +181,8 @@ is($node->safe_psql('three', q{SELECT clock_timestamp() - run_at < '1 second' FR
 # Who holds keeps the worker; a session that ends while there is none brings one.
 my $stays = session($node, database => 'three');
 $stays->query_safe(q{SELECT count(*) FROM pgjobs.claim('q', hold => true)});
+# A session that holds needs no worker yet: its end starts one. Something else brings it.
+$node->safe_psql('three', q{SELECT pgjobs.enqueue('q', delay => '20 ms')});
 ok(wait_for_worker($node, 'three', timeout => 20), 'a worker');
 ok(!wait_until(sub { !workers($node, 'three') }, 2.5), 'it stays as long as a session holds a job');
 $stays->quit;
