@@ -60,6 +60,7 @@ build: all
 
 demo:
 	tools/install-packages demo
+	tools/install-extension
 	examples/demo/run
 
 demo-stop:

@@ -75,4 +75,22 @@ SELECT pgjobs._expire(now() + interval '2 hours') AS expired;
 SELECT id = :id AS is_the_started_one, state, error FROM pgjobs.jobs WHERE id IN (:id, :never_started) ORDER BY 1;
 SELECT count(*) AS claimed FROM pgjobs.claim('q');
 
+-- A job that could never start in time is refused; one that comes too late is cancelled.
+CALL pg_temp.show_error($$SELECT pgjobs.enqueue('q', delay => '1 hour', expires_at => now() + interval '1 minute')$$);
+SELECT pgjobs.enqueue('q', expires_at => now() - interval '1 minute') AS id \gset
+CALL pgjobs.await(:id, '1 minute');
+
+-- Awaiting a job that died answers its state, and no result of a stage before.
+SELECT pgjobs.enqueue('pipe') AS id \gset
+SELECT token FROM pgjobs.claim('pipe') \gset
+SELECT pgjobs.complete(:id, :token, '"half"');
+SELECT token FROM pgjobs.claim('pipe') \gset
+SELECT pgjobs.fail(:id, :token, retry => false);
+CALL pgjobs.await(:id, '0');
+
+-- An error in a batch says in which element.
+\set VERBOSITY default
+SELECT pgjobs.enqueue_batch('q', '[{}, {"delay": "soon"}]');
+\set VERBOSITY terse
+
 SELECT pgjobs.drop_queue('q', force => true), pgjobs.drop_queue('pipe', force => true);

@@ -153,8 +153,9 @@ static Request read_request(FunctionCallInfo fcinfo, const char *verb) {
     require_right(request.queue, own);
     request.role = get_role_oid(role, true);
     if (!OidIsValid(request.role))
-        ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
-                errmsg("role \"%s\" does not exist", role), errhint("Create it with CREATE ROLE."));
+        ereport(
+            ERROR, errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("role \"%s\" does not exist", role),
+            errhint("Name a role that exists; for many users, make a group role and grant it."));
     return request;
 }
 

@@ -167,9 +167,11 @@ const Queue *get_queue(const char *name) {
     AcceptInvalidationMessages(); // a pause or a lost right counts within a transaction too
     const Queue *queue = find_queue(name);
     if (queue == nullptr)
-        ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
-                errmsg("queue \"%s\" does not exist", pg::shown(name)),
-                errhint("Create it with pgjobs.create_queue()."));
+        ereport(
+            ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
+            errmsg("queue \"%s\" does not exist", pg::shown(name)),
+            errhint("Check the name in the view pgjobs.queues; pgjobs.create_queue() makes a new "
+                    "queue."));
     return queue;
 }
 

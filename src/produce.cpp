@@ -173,6 +173,15 @@ static const Queue *open_queue(const char *name, const char *verb) {
     return get_queue(name);
 }
 
+// A job that can never start in time is a mistake. One whose time has passed already is not: it is
+// cancelled, as it would be if it had come a moment earlier.
+static void check_expiry(const NewJob &job, TimestampTz now) {
+    if (job.due_at > now && job.expires_at <= job.due_at)
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                errmsg("\"expires_at\" is before the job is due"),
+                errhint("Give an expires_at behind run_at, or leave it out."));
+}
+
 static int16 first_stage(const Queue *queue, const char *stage) {
     return stage == nullptr ? 1 : stage_number(queue, stage);
 }
@@ -198,6 +207,7 @@ PGJOBS_FUNCTION(enqueue) {
     if (pg::given(fcinfo, 9))
         job.headers = checked_headers(PG_GETARG_DATUM(9));
     char *stage = pg::optional_string(fcinfo, 10);
+    check_expiry(job, now);
 
     job.queue = open_queue(name, "pgjobs.enqueue()");
     job.stage = first_stage(job.queue, stage);
@@ -359,6 +369,10 @@ static BatchJob read_job(JsonbIterator **iterator, const Queue *queue, Timestamp
     return batch;
 }
 
+static void tell_element(void *number) {
+    errcontext("element %d of \"jobs\"", *static_cast<int *>(number));
+}
+
 // pgjobs.enqueue_batch(queue, jobs jsonb) -> bigint[]
 PGJOBS_FUNCTION(enqueue_batch) {
     char *name = pg::required_string(fcinfo, 0, "queue");
@@ -373,7 +387,11 @@ PGJOBS_FUNCTION(enqueue_batch) {
     auto *list = static_cast<NewJob *>(palloc0(sizeof(NewJob) * Max(count, 1)));
     auto *modes = static_cast<OnConflict *>(palloc0(sizeof(OnConflict) * Max(count, 1)));
     auto *ids = static_cast<int64 *>(palloc0(sizeof(int64) * Max(count, 1)));
+    int number = 0;
+    ErrorContextCallback where = {error_context_stack, tell_element, &number};
+    error_context_stack = &where;
     for (int i = 0; i < count; i++) {
+        number = i + 1;
         JsonbValue *element = getIthJsonbValueFromContainer(&array->root, i);
         if (element->type != jbvBinary || !JsonContainerIsObject(element->val.binary.data))
             ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -386,6 +404,7 @@ PGJOBS_FUNCTION(enqueue_batch) {
         list[i] = batch.job;
         modes[i] = batch.on_conflict;
     }
+    error_context_stack = where.previous;
     add_all(list, count, modes, now, ids);
     PG_RETURN_DATUM(pg::int64_array(ids, count));
 }

@@ -191,7 +191,7 @@ static void refuse_inside_transaction(FunctionCallInfo fcinfo, const char *proce
     if (atomic)
         ereport(ERROR, errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
                 errmsg("CALL %s cannot run inside a transaction block", procedure),
-                errhint("Call it on its own, with autocommit on."));
+                errhint("Call it on its own, with autocommit on, and not from a function."));
     if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
         ereport(ERROR, errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
                 errmsg("CALL %s cannot run after other work in the same transaction", procedure),
@@ -273,7 +273,8 @@ PGJOBS_FUNCTION(wait) {
 // ---- await ----
 
 static constinit pg::Statement select_state{
-    "SELECT (ARRAY['completed', 'dead', 'cancelled'])[h.state + 1], h.result, true "
+    "SELECT (ARRAY['completed', 'dead', 'cancelled'])[h.state + 1], "
+    "CASE WHEN h.state = 0 THEN h.result END, true "
     "FROM pgjobs.history h WHERE h.id = $1 UNION ALL "
     "SELECT CASE WHEN j.waiting = 2 THEN 'blocked' WHEN j.waiting = 1 THEN 'scheduled' "
     "WHEN j.token IS NULL THEN 'ready' ELSE 'running' END, NULL, false "

@@ -169,9 +169,11 @@ static OnLost parse_on_lost(const char *text) {
 static const char *why_lost(store::Table *jobs) {
     switch (life::state_of(jobs)) {
     case State::running:
-        return "The token is not the current one: the job has been claimed again.";
+        return "The job is running under another token: this one is wrong, or the job has been "
+               "claimed again.";
     case State::ready:
-        return "The job is ready again: its lease ended or it was given back.";
+        return "The job is ready again: its lease ended, it was given back, or it was completed "
+               "into its next stage.";
     default:
         return "The job is scheduled: its lease ended or it was given back.";
     }
@@ -189,7 +191,8 @@ static const Queue *hold_fence(store::Table *jobs, int64 id, int64 token, OnLost
     if (on_lost == OnLost::error)
         lease_lost(id, queue != nullptr
                            ? why_lost(jobs)
-                           : "There is no such open job: it was finished, cancelled or removed.");
+                           : "There is no such open job: it was finished, cancelled or removed. "
+                             "Arguments are the id, then the token.");
     return nullptr;
 }
 

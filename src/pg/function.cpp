@@ -10,7 +10,8 @@ void require_writable(const char *verb) {
 
 void missing_argument(const char *name) {
     ereport(ERROR, errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-            errmsg("argument \"%s\" must not be NULL", name), errhint("Give a value for it."));
+            errmsg("argument \"%s\" must not be NULL", name),
+            errhint("Give a value, or leave the argument out if it has a default."));
     pg_unreachable();
 }
 

@@ -278,4 +278,6 @@ SELECT is((SELECT extrelocatable FROM pg_extension WHERE extname = 'pgjobs'), fa
 SELECT is((SELECT superuser AND NOT trusted AND NOT relocatable FROM pg_available_extension_versions WHERE name = 'pgjobs' AND installed), true,
     'only a superuser installs it');
 
+SELECT is((SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'pgjobs'), 'pg_catalog',
+    'no schema of a user''s takes the extension along when it is dropped');
 SELECT * FROM finish();
