@@ -133,6 +133,8 @@ static Mark *const marks[] = {&pending.everything, &pending.holds, &pending.drop
 static QueueTally *find_tally(int32 queue, int16 stage, int level, int before) {
     for (int i = before; i > 0; i--) {
         QueueTally *tally = &pending.queues.data[i - 1];
+        if (tally->level < level)
+            break;
         if (tally->queue == queue && tally->stage == stage && tally->level == level)
             return tally;
     }

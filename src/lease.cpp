@@ -1,6 +1,7 @@
 #include "lease.hpp"
 
 #include "changes.hpp"
+#include "core/patience.hpp"
 #include "life.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
@@ -90,14 +91,22 @@ struct Candidate {
     int64 id;
     int32 rev;
 };
+// All that are over, not a batch of them: those that somebody has locked must not hide the others.
 struct Candidates {
-    Candidate jobs[batch];
-    int count;
-    bool more;
+    Candidate *jobs;
+    uint64 count;
+    uint64 space;
+    bool more; // there was no space for all
 };
 
+static void make_space(Candidates *found, MemoryContext context, uint64 space) {
+    found->space = Max(space, uint64{1});
+    found->jobs =
+        static_cast<Candidate *>(MemoryContextAllocHuge(context, sizeof(Candidate) * found->space));
+}
+
 static void add(Candidates *found, int64 id, int32 rev) {
-    if (found->count == batch)
+    if (found->count == found->space)
         found->more = true;
     else
         found->jobs[found->count++] = {id, rev};
@@ -109,21 +118,29 @@ static int compare_ids(const void *a, const void *b) {
     return x < y ? -1 : x > y ? 1 : 0;
 }
 
-// From the list: no row is read that need not be.
-static void find_in_list(Candidates *found, TimestampTz now, TimestampTz *next) {
+// Calls `body(lease, over)` for each entry of this database, with the lock held.
+template <class F> static void for_each_lease(TimestampTz now, F body) {
     LWLockAcquire(shared->leases_lock, LW_SHARED);
     HASH_SEQ_STATUS scan;
     hash_seq_init(&scan, leases);
-    while (auto *lease = static_cast<Lease *>(hash_seq_search(&scan))) {
-        if (lease->key.database != MyDatabaseId)
-            continue;
-        bool over = lease->expires_at <= now || (lease->session != 0 && !is_alive(lease->session));
+    while (auto *lease = static_cast<Lease *>(hash_seq_search(&scan)))
+        if (lease->key.database == MyDatabaseId)
+            body(lease,
+                 lease->expires_at <= now || (lease->session != 0 && !is_alive(lease->session)));
+    LWLockRelease(shared->leases_lock);
+}
+
+// From the list: no row is read that need not be. Counted first: nothing is allocated under a lock.
+static void find_in_list(Candidates *found, TimestampTz now, TimestampTz *next) {
+    uint64 count = 0;
+    for_each_lease(now, [&](const Lease *, bool over) { count += over; });
+    make_space(found, CurrentMemoryContext, count + batch);
+    for_each_lease(now, [&](const Lease *lease, bool over) {
         if (!over)
             *next = Min(*next, lease->expires_at);
         else
             add(found, lease->key.job, lease->rev);
-    }
-    LWLockRelease(shared->leases_lock);
+    });
 }
 
 static constinit pg::Statement select_running{
@@ -138,21 +155,29 @@ static int64 optional_at(uint64 row, int column, int64 absent) {
     return pg::is_null(row, column) ? absent : pg::int64_at(row, column);
 }
 
-// From the table: every running job, wherever it is. Fills the list again on the way.
+// From the table: every running job, wherever it is. Fills the list again on the way, with those
+// too that are over: somebody may have them locked.
 static void find_in_table(Candidates *found, TimestampTz now, TimestampTz *next, bool *complete) {
-    uint64 count = pg::run(&select_running, pg::oid_value(MyDatabaseId));
-    for (uint64 i = 0; i < count; i++) {
-        int64 id = pg::int64_at(i, 1);
-        TimestampTz expires = optional_at(i, 2, never);
-        int64 session = optional_at(i, 4, 0);
-        if (is_over(expires, optional_at(i, 3, 0), session, now)) {
-            add(found, id, pg::int32_at(i, 5));
-            continue;
+    MemoryContext caller = CurrentMemoryContext;
+    pg::as_owner([&] {
+        uint64 count = pg::run(&select_running, pg::oid_value(MyDatabaseId));
+        make_space(found, caller, count);
+        for (uint64 i = 0; i < count; i++) {
+            int64 id = pg::int64_at(i, 1);
+            int32 rev = pg::int32_at(i, 5);
+            TimestampTz expires = optional_at(i, 2, never);
+            int64 session = optional_at(i, 4, 0);
+            if (is_over(expires, optional_at(i, 3, 0), session, now)) {
+                add(found, id, rev);
+                expires = Min(expires, now);
+            } else {
+                *next = Min(*next, expires);
+            }
+            Lease lease = {{id, MyDatabaseId, 0}, expires, session, rev};
+            *complete &=
+                pg::locked(shared->leases_lock, LW_EXCLUSIVE, [&] { return remember(lease); });
         }
-        *next = Min(*next, expires);
-        Lease lease = {{id, MyDatabaseId, 0}, expires, session, pg::int32_at(i, 5)};
-        *complete &= pg::locked(shared->leases_lock, LW_EXCLUSIVE, [&] { return remember(lease); });
-    }
+    });
 }
 
 // ---- reaping ----
@@ -198,42 +223,49 @@ static bool reap_row(store::Table *jobs, history::Archive *archive, const Candid
     return true;
 }
 
-// Rows that somebody has locked are left for the next time.
-static int64 reap_rows(const Candidates &found, TimestampTz now, TimestampTz *next) {
+// A batch of them. Rows that somebody has locked are passed over and left for another time.
+static int64 reap_rows(Candidates *found, TimestampTz now, bool *more, TimestampTz *next) {
+    static core::Patience patience;
+    *more = false;
+    if (found->count == 0)
+        return 0;
+    qsort(found->jobs, found->count, sizeof(Candidate), compare_ids); // one order of locks
     return store::with_jobs([&](store::Table *jobs) {
         history::Archive archive{};
         int64 reaped = 0;
-        for (int i = 0; i < found.count; i++) {
-            const Candidate &job = found.jobs[i];
+        bool busy = false;
+        uint64 i = 0;
+        for (; i < found->count && reaped < batch; i++) {
+            const Candidate &job = found->jobs[i];
+            CHECK_FOR_INTERRUPTS();
             if (store::find(jobs, job.id, LockWaitSkip))
                 reaped += reap_row(jobs, &archive, job, now);
             else if (jobs->busy)
-                *next = Min(*next, GetCurrentTimestamp() + 20 * 1000);
+                busy = true;
             else
                 drop_entry(job);
         }
         history::close(&archive);
+        *more = i < found->count || (found->more && reaped > 0);
+        if (int64 wait = patience.after(busy); wait > 0)
+            *next = Min(*next, GetCurrentTimestamp() + wait);
         return reaped;
     });
 }
 
 int64 reap(TimestampTz now, bool *more, TimestampTz *next) {
     Database *database = this_database();
-    auto *found = static_cast<Candidates *>(palloc0(sizeof(Candidates)));
+    Candidates found{};
     bool scan = database == nullptr || pg_atomic_exchange_u32(&database->leases_lost, 0) != 0;
     if (scan) {
         bool complete = true;
-        pg::as_owner([&] { find_in_table(found, now, next, &complete); });
-        if (database != nullptr && (!complete || found->more))
+        find_in_table(&found, now, next, &complete);
+        if (database != nullptr && !complete)
             pg_atomic_write_u32(&database->leases_lost, 1);
     } else {
-        find_in_list(found, now, next);
+        find_in_list(&found, now, next);
     }
-    *more = found->more;
-    if (found->count == 0)
-        return 0;
-    qsort(found->jobs, found->count, sizeof(Candidate), compare_ids);
-    return reap_rows(*found, now, next);
+    return reap_rows(&found, now, more, next);
 }
 
 // pgjobs._reap(now timestamptz) -> bigint
@@ -245,13 +277,12 @@ PGJOBS_FUNCTION(_reap) {
     bool more = true;
     while (more) {
         // Exact, with what this transaction did: from the table.
-        auto *found = static_cast<Candidates *>(palloc0(sizeof(Candidates)));
+        Candidates found{};
         TimestampTz next = never;
         bool complete = true;
-        pg::as_owner([&] { find_in_table(found, now, &next, &complete); });
-        int64 reaped = found->count == 0 ? 0 : reap_rows(*found, now, &next);
-        total += reaped;
-        more = found->more && reaped > 0;
+        find_in_table(&found, now, &next, &complete);
+        total += reap_rows(&found, now, &more, &next);
+        pfree(found.jobs);
     }
     PG_RETURN_INT64(total);
 }

@@ -58,6 +58,9 @@ static void drop_hints(Oid database, int32 queue) {
 
 void drop_all_hints(Oid database) {
     pg::locked(shared->events_lock, LW_EXCLUSIVE, [&] {
+        for (int i = 0; i < settings::max_databases; i++)
+            if (databases[i].oid == database)
+                databases[i].first_event = databases[i].next_event;
         for (int i = 0; i < settings::max_queues; i++)
             if (queue_hints[i].database == database) {
                 queue_hints[i] = {};
@@ -193,10 +196,12 @@ bool send(Database *database) {
 // pgjobs._queue_counters(queue_id, OUT enqueued, completed, dead, cancelled)
 PGJOBS_FUNCTION(_queue_counters) {
     int32 queue = DatumGetInt32(pg::required(fcinfo, 0, "queue_id"));
+    const Queue *known = find_queue(queue);
+    bool visible = known != nullptr && has_right(known, monitor | operate | own);
     QueueHints hints = pg::locked(shared->events_lock, LW_SHARED, [&] {
         QueueHints *free_place = nullptr;
         QueueHints *found = search(MyDatabaseId, queue, &free_place);
-        return found != nullptr ? *found : QueueHints{};
+        return found != nullptr && visible ? *found : QueueHints{};
     });
     TupleDesc shape;
     if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)

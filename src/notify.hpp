@@ -8,7 +8,7 @@ namespace pgjobs::notify {
 
 // The place of a queue's hints, made if need be; nullptr when all are taken. Under the events lock.
 QueueHints *hints_of(Oid database, int32 queue);
-// Frees the places of a database's queues. Takes the lock; raises nothing.
+// Frees the places of a database's queues and empties its ring. Takes the lock; raises nothing.
 void drop_all_hints(Oid database);
 
 // Adds an event to the database's ring; a full ring turns into a resync. Under the events lock.

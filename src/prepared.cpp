@@ -40,6 +40,10 @@ static void tell_everything(Oid oid) {
     Database *database = find_database(oid);
     if (database == nullptr)
         return;
+    pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
+        if (!database->installed)
+            database->probed = false; // the extension may have come
+    });
     pg_atomic_write_u32(&database->leases_lost, 1);
     pg_atomic_write_u32(&database->notify_all, 1);
     wait::wake_all(oid);

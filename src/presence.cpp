@@ -17,6 +17,7 @@ void extension_came(Database *database) {
     pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
         database->installed = true;
         database->probed = false;
+        database->arrivals++;
     });
 }
 

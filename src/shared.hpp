@@ -34,6 +34,7 @@ struct Database {
     pg_atomic_uint64 next_due;      // TimestampTz at which something is due, or never
     pg_atomic_uint32 waiters;       // sessions in wait or await
     pg_atomic_uint32 epoch;         // moves when the extension is dropped
+    uint32 arrivals;                // moves when the extension comes [databases lock]
     pg_atomic_uint32 leases_lost;   // 1: the lease list is not complete
     pg_atomic_uint32 prepared_lost; // 1: a prepared transaction may be missing in the list of pins
     pg_atomic_uint32 notify_all;    // 1: a place for a queue was missing: resync all of them

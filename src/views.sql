@@ -165,10 +165,10 @@ COMMENT ON COLUMN pgjobs.stages.running IS 'Jobs that somebody works on.';
 CREATE FUNCTION pgjobs._queue_counters(queue_id integer,
     OUT enqueued bigint, OUT completed bigint, OUT dead bigint, OUT cancelled bigint)
 RETURNS record
-LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL SAFE
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'pgjobs__queue_counters';
 COMMENT ON FUNCTION pgjobs._queue_counters(integer) IS
-'Private: what committed transactions did to a queue since the server started.';
+'Private: what committed transactions did to a queue that the current user may see, since the server started.';
 
 CREATE VIEW pgjobs.queues WITH (security_barrier = true) AS
 SELECT

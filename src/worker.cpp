@@ -23,6 +23,8 @@ struct Worker {
     TimestampTz leases_due;  // when the lease list is checked next
     TimestampTz busy_until;  // stay at least until then
     int64 backoff;           // after an error; 0 without
+    int64 notify_backoff;    // the same for notifications
+    TimestampTz notify_due;  // sending has failed: tried again then; 0 otherwise
 };
 
 // ---- coming and going ----
@@ -91,7 +93,7 @@ static bool look_for_extension(bool *here) {
 }
 
 // Runs `body` in a transaction as the extension's owner, restricted; logs what goes wrong.
-template <class F> static bool duty(Worker *worker, const char *activity, F body) {
+template <class F> static bool duty(int64 *backoff, const char *activity, F body) {
     pg::Failure failure;
     bool done = pg::try_transaction(
         activity,
@@ -104,14 +106,13 @@ template <class F> static bool duty(Worker *worker, const char *activity, F body
         &failure);
     if (done)
         return true;
-    worker->backoff =
-        worker->backoff == 0 ? USECS_PER_SEC / 10 : Min(worker->backoff * 2, longest_backoff);
+    *backoff = *backoff == 0 ? USECS_PER_SEC / 10 : Min(*backoff * 2, longest_backoff);
     bool here = true;
     if (look_for_extension(&here) && !here)
         return false; // it was dropped under our feet: this process will see that and leave
     ereport(LOG, errmsg("%s failed: %s", activity, failure.message),
             errdetail("SQLSTATE %s; tried again in " INT64_FORMAT " ms.",
-                      unpack_sql_state(failure.sqlstate), worker->backoff / 1000));
+                      unpack_sql_state(failure.sqlstate), *backoff / 1000));
     return false;
 }
 
@@ -122,8 +123,11 @@ static void check_for_end() {
     CHECK_FOR_INTERRUPTS();
 }
 
-static void tell_presence(Database *database, bool here) {
+// `arrivals` is from before the look: an extension that came since then is not told to be absent.
+static void tell_presence(Database *database, bool here, uint32 arrivals) {
     pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
+        if (!here && database->arrivals != arrivals)
+            return;
         database->installed = here;
         database->probed = true;
         database->failures = 0;
@@ -134,13 +138,20 @@ static void tell_presence(Database *database, bool here) {
 
 // ---- duties ----
 
+// What could not be sent is not known any more: database->notify_all says to send to everybody.
 static void send_notifications(Worker *worker) {
     Database *database = worker->database;
+    if (worker->notify_due > GetCurrentTimestamp())
+        return;
     bool more = true;
     while (more) {
         more = false;
-        if (!duty(worker, "pgjobs: notifying", [&] { more = notify::send(database); }))
+        bool sent = duty(&worker->notify_backoff, "pgjobs: notifying",
+                         [&] { more = notify::send(database); });
+        worker->notify_due = sent ? 0 : GetCurrentTimestamp() + worker->notify_backoff;
+        if (!sent)
             return;
+        worker->notify_backoff = 0;
         uint32 under_way = 2; // unless something was lost meanwhile
         pg_atomic_compare_exchange_u32(&database->notify_all, &under_way, 0);
         check_for_end();
@@ -154,7 +165,7 @@ static bool in_batches(Worker *worker, const char *activity, TimestampTz *next, 
     while (more) {
         more = false;
         TimestampTz now = GetCurrentTimestamp();
-        if (!duty(worker, activity, [&] { step(now, &more, next); }))
+        if (!duty(&worker->backoff, activity, [&] { step(now, &more, next); }))
             return false;
         if ((pg_atomic_fetch_and_u32(&worker->database->work, ~uint32{work_notify}) &
              work_notify) != 0)
@@ -169,8 +180,9 @@ static bool keep_history(Worker *worker) {
     if (now < worker->history_due)
         return true;
     TimestampTz next = now + USECS_PER_DAY; // new partitions
-    bool done = duty(worker, "pgjobs: keeping history", [&] { history::keep(now, &next); });
-    worker->history_due = next;
+    bool done =
+        duty(&worker->backoff, "pgjobs: keeping history", [&] { history::keep(now, &next); });
+    worker->history_due = done ? next : GetCurrentTimestamp() + worker->backoff;
     return done;
 }
 
@@ -184,7 +196,7 @@ static void run_duties(Worker *worker) {
         worker->leases_due = now + full_look;
     }
     if (pg_atomic_exchange_u32(&database->prepared_lost, 0) != 0 &&
-        !duty(worker, "pgjobs: looking at prepared transactions",
+        !duty(&worker->backoff, "pgjobs: looking at prepared transactions",
               [] { pg::as_owner([] { prepared::find_old_ones(); }); }))
         pg_atomic_write_u32(&database->prepared_lost, 1);
 
@@ -224,8 +236,9 @@ static bool may_leave(const Worker *worker, TimestampTz now) {
     Database *database = worker->database;
     int64 idle = settings::idle_exit * USECS_PER_SEC;
     auto next = static_cast<TimestampTz>(pg_atomic_read_u64(&database->next_due));
-    return now >= worker->busy_until && pg_atomic_read_u32(&database->waiters) == 0 &&
-           (next == never || next - now > idle) && !holds_leases(database->oid);
+    return now >= worker->busy_until && worker->notify_due == 0 &&
+           pg_atomic_read_u32(&database->waiters) == 0 && (next == never || next - now > idle) &&
+           !holds_leases(database->oid);
 }
 
 // Gives up the place; false if work has come in the same moment.
@@ -247,6 +260,8 @@ static long time_to_sleep(const Worker *worker, bool pins_left) {
         until = next; // whoever keeps us here will wake us
     if (pins_left)
         until = Min(until, now + USECS_PER_SEC);
+    if (worker->notify_due != 0)
+        until = Min(until, worker->notify_due);
     if (until == never)
         return -1;
     // Rounded up: waking a moment too early would only mean to wait once more.
@@ -273,7 +288,8 @@ static void turn(Worker *worker, bool *pins_left) {
     if (max_prepared_xacts > 0)
         pg::try_transaction(
             "pgjobs: prepared transactions", [&] { *pins_left = prepared::resolve(); }, &failure);
-    if ((work & work_notify) != 0 || pg_atomic_read_u32(&database->notify_all) != 0)
+    if ((work & work_notify) != 0 || worker->notify_due != 0 ||
+        pg_atomic_read_u32(&database->notify_all) != 0)
         send_notifications(worker);
     if (is_due(worker, work))
         run_duties(worker);
@@ -332,10 +348,12 @@ void pgjobs_worker_main(Datum argument) {
     process::Worker worker{};
     worker.database = database;
     worker.epoch = pg_atomic_read_u32(&database->epoch);
+    uint32 arrivals =
+        pg::locked(shared->databases_lock, LW_SHARED, [&] { return database->arrivals; });
     bool here = false;
     if (!process::look_for_extension(&here))
         proc_exit(0); // the launcher tries again
-    process::tell_presence(database, here);
+    process::tell_presence(database, here, arrivals);
     if (!here || process::is_read_only(database))
         proc_exit(0);
     // What was due before this process came is looked at now.
