@@ -457,13 +457,17 @@ static void tell_catalog(Database *database) {
         presence::extension_gone(database);
     if (pending.installed.level > 0 && database != nullptr)
         presence::extension_came(database);
-    if (pending.rescan.level > 0 || pending.installed.level > 0) {
-        pg_atomic_write_u32(&shared->rescan, 1);
+    bool homeless = pending.installed.level > 0 && database == nullptr; // no place was left
+    if (homeless || pending.rescan.level > 0 || pending.installed.level > 0) {
+        pg_atomic_fetch_or_u32(&shared->rescan, homeless ? rescan_all : rescan_new);
         wake_process(pg_atomic_read_u32(&shared->launcher));
     }
 }
 
 static void tell() {
+    // The launcher gives up the place of a database that had no extension when it looked.
+    if (pending.database != nullptr && pending.database->oid != MyDatabaseId)
+        pending.database = this_database();
     Database *database = pending.database;
     tell_catalog(database);
     if (database == nullptr)

@@ -42,16 +42,71 @@ static void take_listing(List *present, List *listed) {
     }
 }
 
+// Databases in which a worker found no extension: they need no place, and one that gets the
+// extension takes one itself. And whether some database still waits for a place.
+static List *absent;
+static bool short_of_places;
+
+// Gives up the place of a database without the extension, if nobody uses it; its oid.
+static Oid free_place(Database *database) {
+    return pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&]() -> Oid {
+        Oid oid = database->oid;
+        if (!OidIsValid(oid) || !database->probed || database->installed ||
+            database->held_by != 0 || pg_atomic_read_u32(&database->worker_pid) != 0 ||
+            pg_atomic_read_u32(&database->waiters) != 0)
+            return InvalidOid;
+        database->oid = InvalidOid;
+        return oid;
+    });
+}
+
+static void free_places() {
+    for (int i = 0; i < settings::max_databases; i++) {
+        Oid oid = free_place(&databases[i]);
+        if (!OidIsValid(oid))
+            continue;
+        pg::in_context(TopMemoryContext, [&] { absent = list_append_unique_oid(absent, oid); });
+        if (short_of_places)
+            pg_atomic_fetch_or_u32(&shared->rescan, rescan_new);
+    }
+}
+
+static bool all_places_needed() {
+    return pg::locked(shared->databases_lock, LW_SHARED, [] {
+        for (int i = 0; i < settings::max_databases; i++)
+            if (!databases[i].installed)
+                return false;
+        return true;
+    });
+}
+
+// What a worker has to look into; those that find no place wait until others have been looked into.
 static void give_places(List *listed) {
+    short_of_places = false;
     ListCell *cell;
-    foreach (cell, listed)
-        if (find_or_add_database(lfirst_oid(cell)) == nullptr) {
-            ereport(LOG,
-                    errmsg("pgjobs looks after %d databases and cannot take more",
-                           settings::max_databases),
-                    errhint("Raise pgjobs.max_databases or list databases in pgjobs.databases."));
-            return;
-        }
+    foreach (cell, listed) {
+        Oid oid = lfirst_oid(cell);
+        if (list_member_oid(absent, oid) && find_database(oid) == nullptr)
+            continue;
+        absent = list_delete_oid(absent, oid);
+        short_of_places |= find_or_add_database(oid) == nullptr;
+    }
+    if (short_of_places && all_places_needed())
+        ereport(
+            LOG,
+            errmsg("pgjobs looks after %d databases and cannot take more", settings::max_databases),
+            errhint("Raise pgjobs.max_databases or list databases in pgjobs.databases."));
+}
+
+static void forget_dropped(List *present) {
+    List *kept = NIL;
+    ListCell *cell;
+    foreach (cell, absent)
+        if (list_member_oid(present, lfirst_oid(cell)))
+            kept = pg::in_context(TopMemoryContext,
+                                  [&] { return lappend_oid(kept, lfirst_oid(cell)); });
+    list_free(absent);
+    absent = kept;
 }
 
 // Gives every wanted database a place; a worker will look into the new ones.
@@ -68,6 +123,7 @@ static void list_databases() {
     }
     table_endscan(scan);
     table_close(relation, AccessShareLock);
+    forget_dropped(present);
     give_places(listed);
     take_listing(present, listed);
 }
@@ -151,12 +207,18 @@ static TimestampTz start_workers(TimestampTz now) {
 static void leave(int, Datum) { pg_atomic_write_u32(&shared->launcher, 0); }
 
 static TimestampTz turn() {
-    while (pg_atomic_exchange_u32(&shared->rescan, 0) != 0) { // again, if that gave new places
+    free_places();
+    // Again, if that gave new places.
+    while (uint32 rescan = pg_atomic_exchange_u32(&shared->rescan, 0)) {
+        if ((rescan & rescan_all) != 0) {
+            list_free(absent);
+            absent = NIL;
+        }
         pg::Failure failure;
         if (!pg::try_transaction(
                 "pgjobs: listing databases", [] { list_databases(); }, &failure)) {
             ereport(LOG, errmsg("pgjobs could not list databases: %s", failure.message));
-            pg_atomic_write_u32(&shared->rescan, 1);
+            pg_atomic_fetch_or_u32(&shared->rescan, rescan_new);
             return GetCurrentTimestamp() + USECS_PER_SEC;
         }
     }
@@ -173,7 +235,7 @@ static void check_server_version() {
 static void reload() {
     ConfigReloadPending = false;
     ProcessConfigFile(PGC_SIGHUP);
-    pg_atomic_write_u32(&shared->rescan, 1); // pgjobs.databases may have changed
+    pg_atomic_fetch_or_u32(&shared->rescan, rescan_new); // pgjobs.databases may have changed
 }
 
 } // namespace pgjobs::process
@@ -189,7 +251,7 @@ void pgjobs_launcher_main(Datum) {
     on_shmem_exit(process::leave, 0);
     BackgroundWorkerInitializeConnection(nullptr, nullptr, 0);
     pg_atomic_write_u32(&shared->launcher, static_cast<uint32>(pg::my_procno()) + 1);
-    pg_atomic_write_u32(&shared->rescan, 1);
+    pg_atomic_fetch_or_u32(&shared->rescan, rescan_new);
     process::check_server_version();
     MemoryContext context =
         AllocSetContextCreate(TopMemoryContext, "pgjobs launcher", ALLOCSET_DEFAULT_SIZES);

@@ -37,7 +37,7 @@ void pin(Database *database) {
 
 // What the callbacks of a transaction would have said is not known any more: look everywhere.
 static void tell_everything(Oid oid) {
-    Database *database = find_database(oid);
+    Database *database = find_or_add_database(oid);
     if (database == nullptr)
         return;
     pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {

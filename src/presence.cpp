@@ -138,8 +138,6 @@ static bool drops_extension(Node *statement) {
 // and want others: a deadlock. So all are locked here first, waiting for one only while no other is
 // held. Jobs come first: every session that wants to do something waits there.
 static void lock_tables() {
-    if (RecoveryInProgress())
-        return; // the command itself says that it cannot be done there
     Oid extension = get_extension_oid("pgjobs", true);
     if (RecoveryInProgress() || !OidIsValid(extension) || !pg::owns_extension(extension) ||
         !extension_exists())

@@ -60,7 +60,7 @@ static void set_up_shared() {
     if (!pg_strong_random(&shared->epoch, sizeof(shared->epoch)))
         elog(FATAL, "pgjobs could not get random bytes");
     pg_atomic_init_u32(&shared->launcher, 0);
-    pg_atomic_init_u32(&shared->rescan, 1);
+    pg_atomic_init_u32(&shared->rescan, rescan_new);
     pg_atomic_init_u64(&shared->sessions, 0);
     pg_atomic_init_u64(&shared->tickets, 0);
     shared->pins = pin_count();
@@ -136,8 +136,8 @@ static void take_place(Database *database, Oid oid) {
     pg_atomic_write_u32(&database->prepared_lost, 1);
     pg_atomic_write_u32(&database->notify_all, 1);
     database->oid = oid;
-    pg_atomic_write_u32(&shared->rescan,
-                        1); // the launcher decides whether it is to be looked after
+    pg_atomic_fetch_or_u32(&shared->rescan,
+                           rescan_new); // the launcher decides whether it is to be looked after
 }
 
 Database *find_or_add_database(Oid oid) {

@@ -92,6 +92,13 @@ struct Pin {
     Oid database;
 };
 
+// What the launcher is asked to look at.
+enum Rescan : uint32 {
+    rescan_none,
+    rescan_new,
+    rescan_all
+}; // all: those without the extension too
+
 // One per server. Locks are never held two at a time, nor across anything that can raise.
 struct Shared {
     LWLock *databases_lock;
@@ -100,7 +107,7 @@ struct Shared {
     LWLock *waiters_lock;
     int64 epoch;               // random, new with every start of the server; read-only
     pg_atomic_uint32 launcher; // procno + 1 of the launcher, 0 without
-    pg_atomic_uint32 rescan;   // 1: databases came or went
+    pg_atomic_uint32 rescan;   // bits of Rescan: databases came or went
     pg_atomic_uint64 sessions; // numbers given to sessions that hold jobs
     pg_atomic_uint64 tickets;
     int pins;  // length of the array of pins; read-only

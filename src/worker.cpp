@@ -14,7 +14,7 @@
 namespace pgjobs::process {
 
 constexpr int64 longest_backoff = 60 * USECS_PER_SEC;
-constexpr int64 full_look = 5 * 60 * USECS_PER_SEC; // the lease list is checked against the table
+constexpr int64 full_look = 60 * USECS_PER_SEC; // the lease list is checked against the table
 
 struct Worker {
     Database *database;
