@@ -25,8 +25,9 @@ struct QueueTally {
     bool touched; // something happened that a listener wants to know
     bool resync;  // more happened than can be told
     int64 ready, enqueued, completed, dead, cancelled;
-    int events;  // told one by one, so far
-    int64 freed; // were ready before: they are again if this is undone
+    int events;   // told one by one, so far
+    int64 locked; // ready rows that were about to be locked
+    int64 freed;  // rows that were ready before: they are again if this is undone
 };
 struct EventEntry {
     int level;
@@ -170,6 +171,7 @@ static void merge_tallies(int level) {
         parent->resync |= child.resync;
         parent->events += child.events;
         parent->ready += child.ready;
+        parent->locked += child.locked;
         parent->freed += child.freed;
         parent->enqueued += child.enqueued;
         parent->completed += child.completed;
@@ -276,7 +278,7 @@ void removed(const Facts &before, State final) {
 
 void touching(int32 queue, int16 stage) {
     begin();
-    tally_of(queue, stage)->freed++;
+    tally_of(queue, stage)->locked++;
 }
 
 void everything_changed() {
@@ -353,9 +355,11 @@ static void tell_leases(Database *database) {
     if (pending.leases.count == 0)
         return;
     bool complete = true;
+    bool held = false;
     LWLockAcquire(shared->leases_lock, LW_EXCLUSIVE);
     for (int i = 0; i < pending.leases.count; i++) {
         const LeaseEntry *entry = &pending.leases.data[i];
+        held |= !entry->ended && entry->lease.session != 0;
         if (entry->ended)
             lease::forget(entry->lease.key, entry->lease.rev);
         else if (!lease::remember(entry->lease))
@@ -364,6 +368,8 @@ static void tell_leases(Database *database) {
     LWLockRelease(shared->leases_lock);
     if (!complete)
         pg_atomic_write_u32(&database->leases_lost, 1);
+    if (held && pg_atomic_read_u32(&database->worker) == 0)
+        request_work(database, work_due); // it stays as long as the session holds the job
 }
 
 static void tell_queues(Database *database) {
@@ -400,10 +406,13 @@ static void tell_waiters(Database *database) {
         wait::wake_all(database->oid);
         return;
     }
-    for (int i = 0; i < pending.queues.count; i++)
-        if (pending.queues.data[i].ready > 0)
-            wait::wake_some(database->oid, pending.queues.data[i].queue,
-                            pending.queues.data[i].stage, pending.queues.data[i].ready);
+    for (int i = 0; i < pending.queues.count; i++) {
+        const QueueTally *tally = &pending.queues.data[i];
+        int64 left_as_they_were = Max(tally->locked - tally->freed, 0);
+        if (tally->ready + left_as_they_were > 0)
+            wait::wake_some(database->oid, tally->queue, tally->stage,
+                            tally->ready + left_as_they_were);
+    }
     for (int i = 0; i < pending.finished.count; i++)
         wait::wake_awaiting(database->oid, pending.finished.data[i].job);
 }
@@ -416,8 +425,9 @@ static void tell_undone(int level) {
         return;
     for (int i = pending.queues.count; i > 0 && pending.queues.data[i - 1].level >= level; i--) {
         const QueueTally *tally = &pending.queues.data[i - 1];
-        if (tally->freed > 0)
-            wait::wake_some(database->oid, tally->queue, tally->stage, tally->freed);
+        int64 count = Max(tally->locked, tally->freed);
+        if (count > 0)
+            wait::wake_some(database->oid, tally->queue, tally->stage, count);
     }
 }
 

@@ -181,23 +181,47 @@ static void log_refusal(TimestampTz now) {
             errhint("Raise max_worker_processes."));
 }
 
+// Those that found no free slot need not wait out their back-off when one of our workers has left.
+static void forgive_refused() {
+    static uint32 seen;
+    uint32 exits = pg_atomic_read_u32(&shared->exits);
+    if (exits == seen)
+        return;
+    seen = exits;
+    pg::locked(shared->databases_lock, LW_EXCLUSIVE, [] {
+        for (int i = 0; i < settings::max_databases; i++)
+            if (databases[i].refused) {
+                databases[i].refused = false;
+                databases[i].failures = 0;
+                databases[i].retry_at = 0;
+            }
+    });
+}
+
+static void note_refusal(Database *database) {
+    pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] { database->refused = true; });
+    log_refusal(GetCurrentTimestamp());
+}
+
 // Starts what is needed; returns when to look again. A start that has not shown up by retry_at is
 // tried again. Databases that nobody has looked into yet come one at a time.
 static TimestampTz start_workers(TimestampTz now) {
     TimestampTz next = never;
     bool probing = false;
+    forgive_refused();
     for (int i = 0; i < settings::max_databases; i++) {
         Database *database = &databases[i];
         bool start = pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
             if (!needs_worker(database, now, &next) || (probing && !database->probed))
                 return false;
             probing |= !database->probed;
+            database->refused = false;
             database->retry_at = retry_time(database->failures++, now);
             next = Min(next, database->retry_at);
             return true;
         });
         if (start && !start_worker(database))
-            log_refusal(now);
+            note_refusal(database);
     }
     return next;
 }

@@ -61,6 +61,7 @@ static void set_up_shared() {
         elog(FATAL, "pgjobs could not get random bytes");
     pg_atomic_init_u32(&shared->launcher, 0);
     pg_atomic_init_u32(&shared->rescan, rescan_new);
+    pg_atomic_init_u32(&shared->exits, 0);
     pg_atomic_init_u64(&shared->sessions, 0);
     pg_atomic_init_u64(&shared->tickets, 0);
     shared->pins = pin_count();
@@ -129,6 +130,7 @@ static void take_place(Database *database, Oid oid) {
     database->listed = database->installed = database->probed = false;
     database->held_by = 0;
     database->retry_at = 0;
+    database->refused = false;
     database->failures = 0;
     pg_atomic_write_u32(&database->work, 0);
     pg_atomic_write_u64(&database->next_due, never);

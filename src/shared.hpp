@@ -27,6 +27,7 @@ struct Database {
     bool probed;                    // a worker has looked                     [databases lock]
     int held_by;                    // pid of a session that wants no worker   [databases lock]
     TimestampTz retry_at;           // no new worker before this               [databases lock]
+    bool refused;                   // the last start found no free slot    [databases lock]
     int failures;                   // starts in a row that came to nothing    [databases lock]
     pg_atomic_uint32 worker;        // procno + 1 of the worker, 0 without
     pg_atomic_uint32 worker_pid;    // 0 without
@@ -108,6 +109,7 @@ struct Shared {
     int64 epoch;               // random, new with every start of the server; read-only
     pg_atomic_uint32 launcher; // procno + 1 of the launcher, 0 without
     pg_atomic_uint32 rescan;   // bits of Rescan: databases came or went
+    pg_atomic_uint32 exits;    // workers that have left: their slots are free
     pg_atomic_uint64 sessions; // numbers given to sessions that hold jobs
     pg_atomic_uint64 tickets;
     int pins;  // length of the array of pins; read-only

@@ -322,12 +322,36 @@ bool scan_due(Table *jobs, int32 queue, int16 stage, bool (*visit)(Table *, void
     return more;
 }
 
+static bool is_running(TransactionId xid) {
+    return !TransactionIdIsCurrentTransactionId(xid) && TransactionIdIsInProgress(xid);
+}
+
+// Whether another transaction has the row locked so that no claim gets it, without changing it.
+static bool is_locked(TupleTableSlot *slot) {
+    auto *buffered = reinterpret_cast<BufferHeapTupleTableSlot *>(slot);
+    LockBuffer(buffered->buffer, BUFFER_LOCK_SHARE);
+    uint16 mask = buffered->base.tuple->t_data->t_infomask;
+    TransactionId locker = HeapTupleHeaderGetRawXmax(buffered->base.tuple->t_data);
+    LockBuffer(buffered->buffer, BUFFER_LOCK_UNLOCK);
+    if ((mask & HEAP_XMAX_INVALID) != 0 || !HEAP_XMAX_IS_LOCKED_ONLY(mask) ||
+        HEAP_XMAX_IS_KEYSHR_LOCKED(mask)) // what a foreign key takes does not hinder a claim
+        return false;
+    if ((mask & HEAP_XMAX_IS_MULTI) == 0)
+        return is_running(locker);
+    MultiXactMember *members;
+    int count = GetMultiXactIdMembers(locker, &members, false, true);
+    for (int i = 0; i < count; i++)
+        if (members[i].status != MultiXactStatusForKeyShare && is_running(members[i].xid))
+            return true;
+    return false;
+}
+
 static bool is_takeable(TupleTableSlot *slot, const SnapshotData *dirty, TimestampTz now) {
     if (TransactionIdIsValid(dirty->xmin) || TransactionIdIsValid(dirty->xmax))
         return false;
     bool null;
     slot_getattr(slot, static_cast<int>(Col::token), &null);
-    if (!null)
+    if (!null || is_locked(slot))
         return false;
     Datum expires = slot_getattr(slot, static_cast<int>(Col::expires_at), &null);
     if (null || DatumGetTimestampTz(expires) > now)

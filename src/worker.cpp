@@ -45,6 +45,7 @@ static void leave(int, Datum) {
     }
     pg_atomic_write_u32(&my_database->worker, 0);
     pg_atomic_write_u32(&my_database->worker_pid, 0);
+    pg_atomic_fetch_add_u32(&shared->exits, 1);
     wake_process(pg_atomic_read_u32(&shared->launcher));
 }
 

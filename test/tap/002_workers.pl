@@ -210,12 +210,12 @@ my $small = new_server('small', conf => q{
     max_logical_replication_workers = 0
     pgjobs.idle_exit = 1
 }, bare => 1);
+my $offset = -s $small->logfile;
 $small->safe_psql('postgres', "CREATE DATABASE $_") for qw(first second);
 $small->safe_psql('first', q{CREATE EXTENSION pgjobs; SELECT pgjobs.create_queue('q'); SELECT pgjobs.enqueue('q')});
 my $first = session($small, database => 'first');
 $first->query_safe(q{SELECT count(*) FROM pgjobs.claim('q', hold => true)});
 ok(wait_for_worker($small, 'first'), 'the only slot is taken');
-my $offset = -s $small->logfile;
 $small->safe_psql('second', q{CREATE EXTENSION pgjobs; SELECT pgjobs.create_queue('q'); SELECT pgjobs.enqueue('q', delay => '100 ms')});
 $small->wait_for_log(qr/could not start a worker/, $offset);
 pass('the log says so');
