@@ -514,7 +514,7 @@ class Checker:
         for other in self.claims[job]:
             if other.token != claim.token and other.at > claim.at and \
                     other.op.t1 <= op.t0 and other.counts_for(op) and \
-                    not self.repeats(op, accepted, other.op.t0):
+                    not self.repeats(op, accepted, other.op.t1):
                 self.wrong("S6", job, f"{op.name} {op.f} was accepted with the token of "
                                       f"{claim.op.name}, but {other.op.name} had claimed it since")
         for other in ops:
@@ -525,12 +525,14 @@ class Checker:
         for other in self.on_job[job]:
             if other.f == "cancel" and other.type == "ok" and other.res and \
                     claim.op.t1 <= other.t0 and other.t1 <= op.t0 and \
-                    not self.repeats(op, accepted, other.t0):
+                    not self.repeats(op, accepted, other.t1):
                 self.wrong("S6", job, f"{op.name} {op.f} was accepted, but {other.name} had "
                                       "cancelled the job")
 
     @staticmethod
     def repeats(op, accepted, before):
+        """Whether a complete of the same token may have happened before another call, whose answer
+        came at `before`: calls that overlap may have happened in either order."""
         return op.f == "complete" and any(x.t0 <= before for x in accepted)
 
     def check_refusal(self, op, ops):

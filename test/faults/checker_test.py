@@ -163,6 +163,23 @@ def good_unknown_complete(history):
     history.end(1, token=10, stage="work", attempts=[("work", worker, "completed")])
 
 
+def good_claim_overlaps_complete(history):
+    """A claim is sent before the complete that hands it the next stage; then that is repeated."""
+    history.enqueue(1)
+    first = history.claim(1, 10)
+    args = {"queue": "q", "n": 1, "stage": None, "lease": LEASE, "hold": False}
+    invoke, _ = history.op(2, "claim", args, outcome=None)
+    history.complete(1, 10, outcome="info")
+    now = history.now
+    history.write(2, type="ok", i=invoke["i"], res=[
+        {"job": 1, "token": 11, "stage": "two", "attempt": 1, "max_attempts": 3, "key": "k1",
+         "effect": False, "now": now, "until": now + LEASE}])
+    history.complete(1, 10)
+    history.complete(1, 11, "completed", process=2, stage="two")
+    history.end(1, token=11, attempts=[("one", first, "completed"),
+                                       ("two", f"2:{invoke['i']}", "completed")])
+
+
 def good_hold_ends_with_session(history):
     history.enqueue(1)
     first = history.claim(1, 10, lease=None, hold=True)
