@@ -1,5 +1,6 @@
 #include "catalog.hpp"
 
+#include "direct.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
 
@@ -249,6 +250,7 @@ void require_home(const Queue *queue) {
 // ---- invalidation ----
 
 static void relation_changed(Datum, Oid relation) {
+    direct::forget(relation);
     if (forget_relations(relation))
         queues_stale = true;
 }

@@ -1,6 +1,7 @@
 #include "changes.hpp"
 
 #include "catalog.hpp"
+#include "frontier.hpp"
 #include "lease.hpp"
 #include "notify.hpp"
 #include "prepared.hpp"
@@ -22,12 +23,15 @@ struct QueueTally {
     int level;
     int32 queue;
     int16 stage;
+    int16 priority;
     bool touched; // something happened that a listener wants to know
     bool resync;  // more happened than can be told
     int64 ready, enqueued, completed, dead, cancelled;
-    int events;   // told one by one, so far
-    int64 locked; // ready rows that were about to be locked
-    int64 freed;  // rows that were ready before: they are again if this is undone
+    int events;                  // told one by one, so far
+    int64 locked;                // ready rows that were about to be locked
+    int64 freed;                 // rows that were ready before: they are again if this is undone
+    frontier::Keys if_committed; // jobs that are ready then
+    frontier::Keys if_undone;
 };
 struct EventEntry {
     int level;
@@ -72,6 +76,7 @@ struct Pending {
     Oid dropped_database;
     TimestampTz next_due;
     Database *database;
+    Oid jobs; // the table
     Entries<QueueTally> queues;
     Entries<EventEntry> events;
     Entries<LeaseEntry> leases;
@@ -96,6 +101,8 @@ static void begin() {
     }
     if (pending.database == nullptr)
         pending.database = this_database();
+    if (pending.jobs == InvalidOid && extension_exists())
+        pending.jobs = relations()->job;
 }
 
 template <class T> static T *append(Entries<T> *entries) {
@@ -131,27 +138,35 @@ static void set(Mark *mark) {
 static Mark *const marks[] = {&pending.everything, &pending.holds, &pending.dropped,
                               &pending.installed, &pending.rescan};
 
-static QueueTally *find_tally(int32 queue, int16 stage, int level, int before) {
+static QueueTally *find_tally(int32 queue, int16 stage, int16 priority, int level, int before) {
     for (int i = before; i > 0; i--) {
         QueueTally *tally = &pending.queues.data[i - 1];
         if (tally->level < level)
             break;
-        if (tally->queue == queue && tally->stage == stage && tally->level == level)
+        if (tally->queue == queue && tally->stage == stage && tally->priority == priority &&
+            tally->level == level)
             return tally;
     }
     return nullptr;
 }
 
-static QueueTally *tally_of(int32 queue, int16 stage) {
+static QueueTally *tally_of(int32 queue, int16 stage, int16 priority) {
     QueueTally *tally =
-        find_tally(queue, stage, GetCurrentTransactionNestLevel(), pending.queues.count);
+        find_tally(queue, stage, priority, GetCurrentTransactionNestLevel(), pending.queues.count);
     if (tally == nullptr) {
         tally = append(&pending.queues);
         tally->queue = queue;
         tally->stage = stage;
+        tally->priority = priority;
     }
     return tally;
 }
+
+static QueueTally *tally_of(const Facts &job) {
+    return tally_of(job.queue, job.stage, job.priority);
+}
+
+static core::Key key_of(const Facts &job) { return {job.due_at, job.id}; }
 
 // Tallies of a committed subtransaction join their parent's, so that loops of savepoints stay
 // small.
@@ -161,7 +176,7 @@ static void merge_tallies(int level) {
         kept--;
     for (int i = kept; i < pending.queues.count; i++) {
         QueueTally child = pending.queues.data[i];
-        QueueTally *parent = find_tally(child.queue, child.stage, level - 1, kept);
+        QueueTally *parent = find_tally(child.queue, child.stage, child.priority, level - 1, kept);
         if (parent == nullptr) {
             child.level = level - 1;
             pending.queues.data[kept++] = child;
@@ -177,6 +192,8 @@ static void merge_tallies(int level) {
         parent->completed += child.completed;
         parent->dead += child.dead;
         parent->cancelled += child.cancelled;
+        frontier::join(&parent->if_committed, child.if_committed);
+        frontier::join(&parent->if_undone, child.if_undone);
     }
     pending.queues.count = kept;
 }
@@ -189,7 +206,7 @@ static void note_event(const Facts &facts, State state) {
     const Queue *queue = find_queue(facts.queue);
     if (queue == nullptr || !queue->home || queue->notify == Notify::off)
         return;
-    QueueTally *tally = tally_of(facts.queue, facts.stage);
+    QueueTally *tally = tally_of(facts);
     tally->touched |= queue->notify == Notify::wakeup && state == State::ready;
     if (queue->notify != Notify::events || tally->resync)
         return;
@@ -215,8 +232,11 @@ static void note_lease(const Facts &facts, int32 rev, bool ended) {
 
 // What holds for a row whichever way it got there.
 static void note_state(const Facts &now) {
-    if (now.state == State::ready)
-        tally_of(now.queue, now.stage)->ready++;
+    if (now.state == State::ready) {
+        QueueTally *tally = tally_of(now);
+        tally->ready++;
+        frontier::note(&tally->if_committed, key_of(now));
+    }
     if (now.state == State::scheduled)
         note_due(now.due_at);
     if (now.state != State::running)
@@ -229,9 +249,15 @@ static void note_state(const Facts &now) {
 
 void added(const Facts &now) {
     begin();
-    tally_of(now.queue, now.stage)->enqueued++;
+    tally_of(now)->enqueued++;
     note_state(now);
     note_event(now, now.state);
+}
+
+static void note_freed(const Facts &before) {
+    QueueTally *tally = tally_of(before);
+    tally->freed++;
+    frontier::note(&tally->if_undone, key_of(before));
 }
 
 void changed(const Facts &before, const Facts &now) {
@@ -239,7 +265,7 @@ void changed(const Facts &before, const Facts &now) {
     if (before.state == State::running && now.state != State::running)
         note_lease(before, now.rev, true);
     if (before.state == State::ready)
-        tally_of(before.queue, before.stage)->freed++;
+        note_freed(before);
     // A row that stays ready is told too: whoever passed it while it was locked must look again.
     note_state(now);
     if (before.rev != now.rev)
@@ -260,8 +286,9 @@ void removed(const Facts &before, State final) {
     begin();
     if (before.state == State::running)
         note_lease(before, before.rev + 1, true);
-    QueueTally *tally = tally_of(before.queue, before.stage);
-    tally->freed += before.state == State::ready;
+    if (before.state == State::ready)
+        note_freed(before);
+    QueueTally *tally = tally_of(before);
     if (!core::is_final(final)) {
         tally->resync = true;
         note_finished(before); // whoever awaits it learns that it is gone
@@ -276,9 +303,30 @@ void removed(const Facts &before, State final) {
     note_event(now, final);
 }
 
-void touching(int32 queue, int16 stage) {
+void touching(const Facts &row) {
     begin();
-    tally_of(queue, stage)->locked++;
+    QueueTally *tally = tally_of(row);
+    tally->locked++;
+    frontier::note(&tally->if_undone, key_of(row));
+}
+
+void left_ready(const Facts &row) {
+    begin();
+    frontier::note(&tally_of(row)->if_committed, key_of(row));
+}
+
+core::Place own_place(int32 queue, int16 stage, int32 last) {
+    core::Place own = core::last_place;
+    for (int i = 0; pending.any && i < pending.queues.count; i++) {
+        const QueueTally *tally = &pending.queues.data[i];
+        if (tally->queue != queue || tally->stage != stage || tally->priority <= last)
+            continue;
+        if (tally->if_committed.count > 0)
+            own = core::lesser(own, {tally->priority, tally->if_committed.least});
+        if (tally->if_undone.count > 0)
+            own = core::lesser(own, {tally->priority, tally->if_undone.least});
+    }
+    return own;
 }
 
 void everything_changed() {
@@ -288,12 +336,12 @@ void everything_changed() {
 
 void wake_queue(int32 queue) {
     begin();
-    tally_of(queue, 0)->ready += shared->procs;
+    tally_of(queue, 0, 0)->ready += shared->procs;
 }
 
 void queue_dropped(int32 queue) {
     begin();
-    tally_of(queue, 0)->resync = true; // the worker finds no queue and drops its hints
+    tally_of(queue, 0, 0)->resync = true; // the worker finds no queue and drops its hints
     wake_queue(queue);
 }
 
@@ -417,9 +465,19 @@ static void tell_waiters(Database *database) {
         wait::wake_awaiting(database->oid, pending.finished.data[i].job);
 }
 
+static void tell_frontier(int level, bool committed, bool hidden) {
+    for (int i = pending.queues.count; i > 0 && pending.queues.data[i - 1].level >= level; i--) {
+        const QueueTally *tally = &pending.queues.data[i - 1];
+        frontier::announce(MyDatabaseId, pending.jobs, tally->queue, tally->stage, tally->priority,
+                           committed ? tally->if_committed : tally->if_undone, hidden);
+    }
+}
+
 // What is undone from this level on leaves ready jobs ready. Whoever passed them while they were
 // locked must look again.
 static void tell_undone(int level) {
+    frontier::leave();
+    tell_frontier(level, false, false);
     Database *database = pending.database;
     if (database == nullptr || pg_atomic_read_u32(&database->waiters) == 0)
         return;
@@ -479,6 +537,10 @@ static void tell() {
     if (pending.database != nullptr && pending.database->oid != MyDatabaseId)
         pending.database = this_database();
     Database *database = pending.database;
+    if (pending.everything.level > 0)
+        frontier::forget_all(MyDatabaseId);
+    else
+        tell_frontier(1, true, false); // before anybody is woken
     tell_catalog(database);
     if (database == nullptr)
         return; // no place in shared memory: pgjobs.max_databases
@@ -495,9 +557,33 @@ static void tell() {
 
 // ---- callbacks ----
 
+// Bounds stay before what the transaction has touched until it has ended.
+static void pin() {
+    Pin pin{};
+    for (int i = 0; i < pending.queues.count; i++) {
+        const QueueTally *tally = &pending.queues.data[i];
+        for (const frontier::Keys *keys : {&tally->if_committed, &tally->if_undone})
+            if (keys->count > 0 && pin.run_count <= most_pinned_runs) {
+                if (pin.run_count < most_pinned_runs)
+                    pin.runs[pin.run_count] = {
+                        tally->queue, tally->stage, {tally->priority, keys->least}};
+                pin.run_count++;
+            }
+    }
+    if (pending.everything.level > 0)
+        pin.run_count = most_pinned_runs + 1;
+    prepared::pin(pending.database, pin);
+    if (pending.everything.level > 0)
+        frontier::forget_all(MyDatabaseId);
+    tell_frontier(1, true, true);
+    tell_frontier(1, false, true);
+}
+
 static void at_transaction(XactEvent event, void *) {
-    if (event == XACT_EVENT_ABORT)
+    if (event == XACT_EVENT_ABORT) {
         wait::leave();
+        frontier::leave();
+    }
     if (!pending.any) {
         if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
             presence::release();
@@ -512,19 +598,22 @@ static void at_transaction(XactEvent event, void *) {
             ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
                     errmsg("cannot prepare a transaction that holds jobs for this session"),
                     errhint("Claim with a lease instead of hold => true."));
-        prepared::pin(pending.database); // before COMMIT PREPARED can be
+        pin(); // before COMMIT PREPARED can be
         break;
     case XACT_EVENT_PREPARE:
+        frontier::announced();
         forget(); // the pin speaks for it
         break;
     case XACT_EVENT_COMMIT:
         tell();
         note_rules();
+        frontier::announced();
         presence::release();
         forget();
         break;
     case XACT_EVENT_ABORT:
         tell_undone(1);
+        frontier::announced();
         presence::release();
         forget();
         break;

@@ -7,6 +7,7 @@
 // the transaction touched nothing.
 #pragma once
 
+#include "core/frontier.hpp"
 #include "core/state.hpp"
 #include "pg/server.hpp"
 
@@ -19,6 +20,7 @@ struct Facts {
     int32 rev;
     int32 attempt;
     int16 stage;
+    int16 priority;
     core::State state;
     TimestampTz due_at;
     TimestampTz lease_expires_at; // never without one
@@ -31,9 +33,15 @@ void changed(const Facts &before, const Facts &now);
 // A row has left the table: finished, if `final` is a final state; else removed without a trace.
 void removed(const Facts &before, core::State final);
 
-// A ready row is about to be locked: should the (sub)transaction roll back, who waits must look
-// again.
-void touching(int32 queue, int16 stage);
+// A ready row is about to be locked: should the (sub)transaction roll back, claims must find it
+// again, and who waits must look again.
+void touching(const Facts &row);
+// A ready row was locked and stays as it is.
+void left_ready(const Facts &row);
+
+// The first place behind priority `last` of a stage where this transaction has made a job ready or
+// touched one; core::last_place without.
+core::Place own_place(int32 queue, int16 stage, int32 last);
 
 // All rows may have changed.
 void everything_changed();

@@ -84,8 +84,7 @@ static void open_leaf(Archive *archive, store::Table *jobs, TimestampTz keep_unt
     close(archive);
     if (!OidIsValid(leaf_oid(start)))
         pg::as_owner([&] { make_partition(start); });
-    archive->leaf =
-        pg::in_context(jobs->estate->es_query_cxt, [&] { return store::open(leaf_oid(start)); });
+    archive->leaf = pg::in_context(jobs->context, [&] { return store::open(leaf_oid(start)); });
     archive->leaf_start = start;
 }
 

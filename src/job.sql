@@ -3,33 +3,35 @@
 CREATE SEQUENCE pgjobs.job_id_seq AS bigint;
 COMMENT ON SEQUENCE pgjobs.job_id_seq IS 'Ids of jobs, over all queues.';
 
+-- What a claim writes stands together, before the payload: the log of an update has what lies
+-- between the first and the last changed byte.
 CREATE TABLE pgjobs.job (
     id bigint NOT NULL,
     due_at timestamptz NOT NULL,
     enqueued_at timestamptz NOT NULL,
-    token bigint,
-    lease_expires_at timestamptz,
-    started_at timestamptz,
-    expires_at timestamptz,
-    done_token bigint,
-    hold_epoch bigint,
-    hold_session bigint,
     queue_id integer NOT NULL,
-    attempt integer NOT NULL,
     max_attempts integer NOT NULL,
-    rev integer NOT NULL,
     stage smallint NOT NULL,
     priority smallint NOT NULL,
     waiting smallint NOT NULL,
+    attempt integer NOT NULL,
+    rev integer NOT NULL,
+    token bigint,
+    lease_expires_at timestamptz,
+    started_at timestamptz,
+    hold_epoch bigint,
+    hold_session bigint,
+    worker text,
+    done_token bigint,
+    expires_at timestamptz,
+    fraction double precision,
+    note text,
     payload jsonb NOT NULL,
     headers jsonb,
     result jsonb,
     group_key text,
     unique_key text,
-    worker text,
     error text,
-    fraction double precision,
-    note text,
     attempts jsonb,
     CONSTRAINT job_pkey PRIMARY KEY (id)
 ) WITH (

@@ -5,29 +5,32 @@
 
 namespace pgjobs::prepared {
 
-static bool add(TransactionId xid, Oid database) {
+static bool add(const Pin &pin) {
     return pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
         Pin *place = nullptr;
         for (int i = 0; i < shared->pins; i++) {
-            if (pins[i].xid == xid)
+            if (pins[i].xid == pin.xid)
                 return true;
             if (!TransactionIdIsValid(pins[i].xid) && place == nullptr)
                 place = &pins[i];
         }
-        if (place != nullptr)
-            *place = {xid, database};
+        if (place != nullptr) {
+            *place = pin;
+            pg_atomic_fetch_add_u32(&shared->pins_used, 1);
+        }
         return place != nullptr;
     });
 }
 
-void pin(Database *database) {
+void pin(Database *database, Pin pin) {
     if (database == nullptr)
         return;
+    pin.xid = GetTopTransactionId();
+    pin.database = database->oid;
     // All pins taken by transactions that are over: drop those first.
-    TransactionId xid = GetTopTransactionId();
-    if (!add(xid, database->oid)) {
+    if (!add(pin)) {
         resolve();
-        if (!add(xid, database->oid))
+        if (!add(pin))
             ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
                     errmsg("too many prepared transactions with jobs"),
                     errhint("Raise max_prepared_transactions."));
@@ -61,8 +64,10 @@ bool resolve() {
             continue;
         }
         pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
-            if (pins[i].xid == pin.xid)
+            if (pins[i].xid == pin.xid) {
                 pins[i] = {};
+                pg_atomic_fetch_sub_u32(&shared->pins_used, 1);
+            }
         });
         tell_everything(pin.database);
     }
@@ -77,8 +82,13 @@ static constinit pg::Statement select_prepared{
 
 void find_old_ones() {
     uint64 count = pg::run(&select_prepared);
-    for (uint64 i = 0; i < count; i++)
-        add(DatumGetTransactionId(pg::datum_at(i, 1)), MyDatabaseId);
+    for (uint64 i = 0; i < count; i++) {
+        Pin pin{}; // nobody knows any more what it has touched
+        pin.xid = DatumGetTransactionId(pg::datum_at(i, 1));
+        pin.database = MyDatabaseId;
+        pin.run_count = most_pinned_runs + 1;
+        add(pin);
+    }
 }
 
 } // namespace pgjobs::prepared

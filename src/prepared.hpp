@@ -7,8 +7,8 @@
 
 namespace pgjobs::prepared {
 
-// Before the transaction is prepared. May raise.
-void pin(Database *database);
+// Before the transaction is prepared. `pin` says which runs it touched. May raise.
+void pin(Database *database, Pin pin);
 
 // Ends the pins whose transactions are over; true while some are left. Raises nothing.
 bool resolve();

@@ -2,6 +2,7 @@
 
 #include "catalog.hpp"
 #include "changes.hpp"
+#include "frontier.hpp"
 #include "lease.hpp"
 #include "notify.hpp"
 #include "pg/function.hpp"
@@ -30,6 +31,7 @@ void extension_gone(Database *database) {
     pg_atomic_write_u64(&database->next_due, never);
     lease::forget_all(database->oid);
     notify::drop_all_hints(database->oid);
+    frontier::drop_all(database->oid);
     wait::wake_all(database->oid);
     wake_process(pg_atomic_read_u32(&database->worker));
 }
@@ -37,6 +39,7 @@ void extension_gone(Database *database) {
 void database_gone(Oid oid) {
     lease::forget_all(oid);
     notify::drop_all_hints(oid);
+    frontier::drop_all(oid);
     pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
         for (int i = 0; i < settings::max_databases; i++)
             if (databases[i].oid == oid) {
@@ -96,6 +99,9 @@ static void object_access(ObjectAccessType access, Oid classId, Oid objectId, in
                           void *arg) {
     if (previous_object_access)
         previous_object_access(access, classId, objectId, subId, arg);
+    // While our row trigger is off, nothing is announced.
+    if (access == OAT_POST_ALTER && classId == TriggerRelationId && extension_exists())
+        changes::everything_changed();
     if (access != OAT_DROP)
         return;
     if (classId == DatabaseRelationId) {

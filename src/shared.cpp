@@ -8,6 +8,9 @@ Shared *shared;
 Database *databases;
 Event *events;
 QueueHints *queue_hints;
+StageHints *stage_hints;
+StageScan *stage_scans;
+pg_atomic_uint32 *announcers;
 HTAB *leases;
 Waiter *waiters;
 pg_atomic_uint64 *holders;
@@ -28,11 +31,14 @@ static void request() {
     RequestAddinShmemSpace(bytes(sizeof(Database), settings::max_databases));
     RequestAddinShmemSpace(bytes(sizeof(Event) * settings::event_buffer, settings::max_databases));
     RequestAddinShmemSpace(bytes(sizeof(QueueHints), settings::max_queues));
+    RequestAddinShmemSpace(bytes(sizeof(StageHints), settings::max_queues));
+    RequestAddinShmemSpace(bytes(sizeof(StageScan), process_count()));
+    RequestAddinShmemSpace(bytes(sizeof(pg_atomic_uint32), process_count()));
     RequestAddinShmemSpace(hash_estimate_size(settings::max_leases, sizeof(Lease)));
     RequestAddinShmemSpace(bytes(sizeof(Waiter), process_count()));
     RequestAddinShmemSpace(bytes(sizeof(pg_atomic_uint64), process_count()));
     RequestAddinShmemSpace(bytes(sizeof(Pin), pin_count()));
-    RequestNamedLWLockTranche("pgjobs", 4);
+    RequestNamedLWLockTranche("pgjobs", 5);
 }
 
 static void set_up_databases() {
@@ -57,6 +63,8 @@ static void set_up_shared() {
     shared->events_lock = &tranche[1].lock;
     shared->leases_lock = &tranche[2].lock;
     shared->waiters_lock = &tranche[3].lock;
+    shared->stages_lock = &tranche[4].lock;
+    pg_atomic_init_u32(&shared->pins_used, 0);
     if (!pg_strong_random(&shared->epoch, sizeof(shared->epoch)))
         elog(FATAL, "pgjobs could not get random bytes");
     pg_atomic_init_u32(&shared->launcher, 0);
@@ -97,6 +105,17 @@ static void startup() {
     if (!found)
         for (int i = 0; i < process_count(); i++)
             pg_atomic_init_u64(&holders[i], 0);
+    stage_hints =
+        array<StageHints>("pgjobs stages", sizeof(StageHints), settings::max_queues, &found);
+    if (!found)
+        for (int i = 0; i < settings::max_queues; i++)
+            SpinLockInit(&stage_hints[i].lock);
+    stage_scans = array<StageScan>("pgjobs scans", sizeof(StageScan), process_count(), &found);
+    announcers = array<pg_atomic_uint32>("pgjobs announcers", sizeof(pg_atomic_uint32),
+                                         process_count(), &found);
+    if (!found)
+        for (int i = 0; i < process_count(); i++)
+            pg_atomic_init_u32(&announcers[i], 0);
     pins = array<Pin>("pgjobs pins", sizeof(Pin), pin_count(), &found);
 
     HASHCTL control{};

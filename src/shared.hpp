@@ -2,6 +2,7 @@
 // and losing any of this makes pgjobs slower, never wrong.
 #pragma once
 
+#include "core/frontier.hpp"
 #include "core/state.hpp"
 #include "pg/scope.hpp"
 
@@ -37,7 +38,8 @@ struct Database {
     pg_atomic_uint32 epoch;         // moves when the extension is dropped
     uint32 arrivals;                // moves when the extension comes [databases lock]
     pg_atomic_uint32 leases_lost;   // 1: the lease list is not complete
-    pg_atomic_uint32 prepared_lost; // 1: a prepared transaction may be missing in the list of pins
+    pg_atomic_uint32 prepared_lost; // not 0: prepared transactions may be missing in the list of
+                                    // pins; 2 while a worker reads them
     pg_atomic_uint32 notify_all;    // 1: a place for a queue was missing: resync all of them
     uint32 first_event;             // ring of events: count taken out         [events lock]
     uint32 next_event;              // ring of events: count put in            [events lock]
@@ -61,6 +63,27 @@ struct QueueHints {
     bool wakeup; // send a wake-up
     bool resync; // send a resync
     int64 enqueued, completed, dead, cancelled;
+};
+
+// What is known of one stage of a queue between commits: where its ready jobs begin. Keyed by the
+// table of jobs too: a new extension counts its queues from 1 again. A place is taken under the
+// stages lock; everything in it is guarded by its own spinlock, and so is the Scan of a process
+// that names it.
+struct StageHints {
+    slock_t lock;
+    Oid database; // InvalidOid: free
+    Oid jobs;     // the table
+    int32 queue;
+    int16 stage;
+    bool used;   // has been taken once: look-ups go on behind it
+    int32 scans; // processes that scan it
+    core::Frontier frontier;
+};
+
+// A claim under way; indexed by the process's place in the process array.
+struct StageScan {
+    int32 place;     // in stage_hints, from 1; 0: none. [written by its process]
+    core::Scan scan; // [lock of the place]
 };
 
 // A running job, so that the reaper finds it without a scan. [leases lock]
@@ -87,10 +110,19 @@ struct Waiter {
     TimestampTz check; // look again at this time, if nobody calls before; never otherwise
 };
 
-// A prepared transaction that touched jobs. [databases lock]
+// A prepared transaction that touched jobs: no bound of these runs goes beyond its keys.
+// [databases lock]
+struct PinnedRun {
+    int32 queue;
+    int16 stage;
+    core::Place place;
+};
+constexpr int most_pinned_runs = 8;
 struct Pin {
     TransactionId xid; // invalid: free
     Oid database;
+    int run_count; // most_pinned_runs + 1: every run
+    PinnedRun runs[most_pinned_runs];
 };
 
 // What the launcher is asked to look at.
@@ -106,25 +138,30 @@ struct Shared {
     LWLock *events_lock;
     LWLock *leases_lock;
     LWLock *waiters_lock;
+    LWLock *stages_lock;
     int64 epoch;               // random, new with every start of the server; read-only
     pg_atomic_uint32 launcher; // procno + 1 of the launcher, 0 without
     pg_atomic_uint32 rescan;   // bits of Rescan: databases came or went
     pg_atomic_uint32 exits;    // workers that have left: their slots are free
     pg_atomic_uint64 sessions; // numbers given to sessions that hold jobs
     pg_atomic_uint64 tickets;
-    int pins;  // length of the array of pins; read-only
-    int procs; // length of the arrays of waiters and holders; read-only
+    pg_atomic_uint32 pins_used; // places among them that are taken
+    int pins;                   // length of the array of pins; read-only
+    int procs;                  // length of the arrays of waiters and holders; read-only
 };
 static_assert(std::is_trivially_copyable_v<Event> && std::is_trivially_copyable_v<Lease>);
 
 extern Shared *shared;
-extern Database *databases;       // settings::max_databases
-extern Event *events;             // settings::event_buffer per database
-extern QueueHints *queue_hints;   // settings::max_queues, open addressing
-extern HTAB *leases;              // settings::max_leases
-extern Waiter *waiters;           // shared->procs
-extern pg_atomic_uint64 *holders; // shared->procs: session number of each process, 0 without
-extern Pin *pins;                 // shared->pins
+extern Database *databases;          // settings::max_databases
+extern Event *events;                // settings::event_buffer per database
+extern QueueHints *queue_hints;      // settings::max_queues, open addressing
+extern StageHints *stage_hints;      // settings::max_queues, open addressing
+extern StageScan *stage_scans;       // shared->procs
+extern pg_atomic_uint32 *announcers; // shared->procs: top xid that will announce what it touched
+extern HTAB *leases;                 // settings::max_leases
+extern Waiter *waiters;              // shared->procs
+extern pg_atomic_uint64 *holders;    // shared->procs: session number of each process, 0 without
+extern Pin *pins;                    // shared->pins
 
 // Installs the hooks that ask for and set up the memory. While preloading only.
 void share_memory();

@@ -1,9 +1,13 @@
 #include "store.hpp"
 
 #include "catalog.hpp"
-#include "changes.hpp"
+#include "shared.hpp"
 
 namespace pgjobs::store {
+
+using direct::By;
+
+constexpr int most_added = 256; // rows written together
 
 // ---- opening ----
 
@@ -16,21 +20,31 @@ static bool push_snapshot() {
 
 // What a plan's ModifyTable would have set up (after create_edata_for_relation in the server's
 // logical replication worker).
-static void set_up_execution(Table *table) {
-    EState *estate = table->estate;
-    RangeTblEntry *rte = makeNode(RangeTblEntry);
-    rte->rtekind = RTE_RELATION;
-    rte->relid = RelationGetRelid(table->relation);
-    rte->relkind = table->relation->rd_rel->relkind;
-    rte->rellockmode = RowExclusiveLock;
-    pg::init_range_table(estate, rte);
-    estate->es_snapshot = GetActiveSnapshot();
-    estate->es_output_cid = GetCurrentCommandId(true);
-    table->info = makeNode(ResultRelInfo);
-    InitResultRelInfo(table->info, table->relation, 1, nullptr, 0);
-    estate->es_opened_result_relations = lappend(estate->es_opened_result_relations, table->info);
-    ExecOpenIndices(table->info, false);
+static void set_up_executor(Table *table) {
+    EState *estate = CreateExecutorState();
+    table->estate = estate;
+    pg::in_context(estate->es_query_cxt, [&] {
+        RangeTblEntry *rte = makeNode(RangeTblEntry);
+        rte->rtekind = RTE_RELATION;
+        rte->relid = RelationGetRelid(table->relation);
+        rte->relkind = table->relation->rd_rel->relkind;
+        rte->rellockmode = RowExclusiveLock;
+        pg::init_range_table(estate, rte);
+        estate->es_snapshot = GetActiveSnapshot();
+        estate->es_output_cid = GetCurrentCommandId(true);
+        table->info = makeNode(ResultRelInfo);
+        InitResultRelInfo(table->info, table->relation, 1, nullptr, 0);
+        estate->es_opened_result_relations =
+            lappend(estate->es_opened_result_relations, table->info);
+        ExecOpenIndices(table->info, false);
+    });
     AfterTriggerBeginQuery();
+}
+
+static void end_executor(Table *table) {
+    AfterTriggerEndQuery(table->estate);
+    ExecCloseResultRelations(table->estate); // closes the indexes and what triggers opened
+    FreeExecutorState(table->estate);
 }
 
 // Whoever waited for the lock may have waited for DROP EXTENSION.
@@ -43,39 +57,52 @@ static Relation open_relation(Oid oid, LOCKMODE mode) {
     return relation;
 }
 
-Table *open(Oid relation) {
+Table *open(Oid oid) {
     bool pushed = push_snapshot();
-    Relation opened = open_relation(relation, RowExclusiveLock);
-    EState *estate = CreateExecutorState();
-    return pg::in_context(estate->es_query_cxt, [&]() -> Table * {
+    Relation relation = open_relation(oid, RowExclusiveLock);
+    MemoryContext context =
+        AllocSetContextCreate(CurrentMemoryContext, "pgjobs table", ALLOCSET_DEFAULT_SIZES);
+    return pg::in_context(context, [&]() -> Table * {
         auto *table = static_cast<Table *>(palloc0(sizeof(Table)));
-        table->relation = opened;
+        table->relation = relation;
+        table->context = context;
         table->snapshot = pushed;
-        table->estate = estate;
-        set_up_execution(table);
-        table->found = table_slot_create(opened, &estate->es_tupleTable);
-        table->next = ExecInitExtraTupleSlot(estate, RelationGetDescr(opened), &TTSOpsHeapTuple);
-        int count = RelationGetNumberOfAttributes(opened);
-        table->values = static_cast<Datum *>(palloc0(sizeof(Datum) * count));
-        table->nulls = static_cast<bool *>(palloc0(sizeof(bool) * count));
-        table->replace = static_cast<bool *>(palloc0(sizeof(bool) * count));
+        table->is_jobs = oid == relations()->job;
+        const direct::Layout *layout =
+            table->is_jobs ? direct::layout_of_jobs(relation) : direct::layout_of_leaf(relation);
+        if (layout->direct)
+            table->layout = layout;
+        else
+            set_up_executor(table);
+        TupleDesc shape = RelationGetDescr(relation);
+        table->found = MakeSingleTupleTableSlot(shape, &TTSOpsBufferHeapTuple);
+        table->next = MakeSingleTupleTableSlot(shape, &TTSOpsHeapTuple);
+        auto count = static_cast<Size>(shape->natts);
+        table->values = static_cast<Datum *>(palloc0((sizeof(Datum) + 2 * sizeof(bool)) * count));
+        table->nulls = reinterpret_cast<bool *>(table->values + count);
+        table->replace = table->nulls + count;
         return table;
     });
 }
 
+static void write_added(Table *table);
+
 void close(Table *table) {
-    EState *estate = table->estate;
-    Relation relation = table->relation;
-    bool pushed = table->snapshot;
+    write_added(table);
+    if (table->layout == nullptr)
+        end_executor(table);
+    ExecDropSingleTupleTableSlot(table->found);
+    ExecDropSingleTupleTableSlot(table->next);
+    for (int i = 0; i < table->slot_count; i++)
+        ExecDropSingleTupleTableSlot(table->slots[i]);
+    for (Relation index : table->indexes)
+        if (index != nullptr)
+            index_close(index, NoLock);
+    table_close(table->relation, NoLock);
     bool written = table->written;
-    ExecClearTuple(table->found);
-    AfterTriggerEndQuery(estate);
-    ExecResetTupleTable(estate->es_tupleTable, false);
-    ExecCloseResultRelations(estate); // closes the indexes and what triggers opened
-    FreeExecutorState(estate);
-    table_close(relation, NoLock);
-    if (pushed)
+    if (table->snapshot)
         PopActiveSnapshot();
+    MemoryContextDelete(table->context);
     if (written)
         CommandCounterIncrement();
 }
@@ -89,14 +116,18 @@ Table *open_jobs() {
     return jobs;
 }
 
-// ---- rows ----
-
-static Datum attribute(Table *table, int column, bool *null) {
-    return slot_getattr(table->found, column, null);
+static Relation index_at(Table *table, int i) {
+    if (table->indexes[i] == nullptr)
+        table->indexes[i] = index_open(table->layout->indexes[i], RowExclusiveLock);
+    return table->indexes[i];
 }
 
+static Relation index_by(Table *jobs, By by) { return index_at(jobs, static_cast<int>(by)); }
+
+// ---- rows ----
+
 Datum get(Table *jobs, Col column, bool *null) {
-    return attribute(jobs, static_cast<int>(column), null);
+    return slot_getattr(jobs->found, static_cast<int>(column), null);
 }
 
 int64 get_int64(Table *jobs, Col column, int64 absent) {
@@ -115,11 +146,7 @@ int16 get_int16(Table *jobs, Col column) {
     return DatumGetInt16(get(jobs, column, &null));
 }
 
-bool has(Table *jobs, Col column) {
-    bool null;
-    get(jobs, column, &null);
-    return !null;
-}
+bool has(Table *jobs, Col column) { return !slot_attisnull(jobs->found, static_cast<int>(column)); }
 
 void start_row(Table *table) {
     int count = RelationGetNumberOfAttributes(table->relation);
@@ -139,15 +166,221 @@ void set_null(Table *table, int column) {
     table->replace[column - 1] = true;
 }
 
+template <class T> static T column_of(TupleTableSlot *slot, Col column, T absent) {
+    bool null;
+    Datum datum = slot_getattr(slot, static_cast<int>(column), &null);
+    return null ? absent : static_cast<T>(datum);
+}
+
+changes::Facts facts_of(TupleTableSlot *slot) {
+    changes::Facts facts;
+    facts.id = column_of<int64>(slot, Col::id, 0);
+    facts.due_at = column_of<int64>(slot, Col::due_at, 0);
+    facts.queue = column_of<int32>(slot, Col::queue_id, 0);
+    facts.stage = column_of<int16>(slot, Col::stage, 0);
+    facts.priority = column_of<int16>(slot, Col::priority, 0);
+    facts.attempt = column_of<int32>(slot, Col::attempt, 0);
+    facts.rev = column_of<int32>(slot, Col::rev, 0);
+    facts.lease_expires_at = column_of<int64>(slot, Col::lease_expires_at, never);
+    facts.hold_session = column_of<int64>(slot, Col::hold_session, 0);
+    facts.expires_at = column_of<int64>(slot, Col::expires_at, never);
+    auto waiting = static_cast<core::Waiting>(column_of<int16>(slot, Col::waiting, 0));
+    bool running = !slot_attisnull(slot, static_cast<int>(Col::token));
+    facts.state = core::open_state(waiting, running);
+    return facts;
+}
+
+core::Place place_of(const changes::Facts &facts) {
+    return {facts.priority, {facts.due_at, facts.id}};
+}
+
+// ---- writing, directly ----
+
+static Datum value_at(Table *table, HeapTuple tuple, int column, bool *null) {
+    return heap_getattr(tuple, column, RelationGetDescr(table->relation), null);
+}
+
+// The entries of a job are few: those of its state, and of what it has.
+static void enter_job(Table *jobs, HeapTuple tuple, const changes::Facts &facts, By by) {
+    Datum values[5] = {};
+    bool nulls[5] = {};
+    auto waiting = static_cast<core::Waiting>(
+        DatumGetInt16(value_at(jobs, tuple, static_cast<int>(Col::waiting), &nulls[0])));
+    switch (by) {
+    case By::id:
+        values[0] = Int64GetDatum(facts.id);
+        break;
+    case By::due:
+        if (waiting != core::Waiting::due)
+            return;
+        values[0] = Int32GetDatum(facts.queue);
+        values[1] = Int16GetDatum(facts.stage);
+        values[2] = Int16GetDatum(facts.priority);
+        values[3] = TimestampTzGetDatum(facts.due_at);
+        values[4] = Int64GetDatum(facts.id);
+        break;
+    case By::scheduled:
+        if (waiting != core::Waiting::scheduled)
+            return;
+        values[0] = TimestampTzGetDatum(facts.due_at);
+        values[1] = Int64GetDatum(facts.id);
+        break;
+    case By::expires:
+        if (facts.expires_at == never)
+            return;
+        values[0] = TimestampTzGetDatum(facts.expires_at);
+        break;
+    case By::unique_key:
+        values[0] = Int32GetDatum(facts.queue);
+        values[1] = value_at(jobs, tuple, static_cast<int>(Col::unique_key), &nulls[1]);
+        if (nulls[1])
+            return;
+        break;
+    }
+    direct::enter(index_by(jobs, by), jobs->relation, values, nulls, &tuple->t_self,
+                  by == By::id || by == By::unique_key);
+}
+
+static void enter_finished(Table *leaf, HeapTuple tuple, int i) {
+    bool nulls[2] = {};
+    Datum id = value_at(leaf, tuple, static_cast<int>(Past::id), &nulls[0]);
+    Relation index = index_at(leaf, i);
+    if (index->rd_index->indnkeyatts == 1) {
+        direct::enter(index, leaf->relation, &id, nulls, &tuple->t_self, false);
+        return;
+    }
+    Datum state = value_at(leaf, tuple, static_cast<int>(Past::state), &nulls[0]);
+    if (DatumGetInt16(state) != core::history_code(core::State::dead))
+        return;
+    Datum values[2] = {value_at(leaf, tuple, static_cast<int>(Past::queue_id), &nulls[0]), id};
+    direct::enter(index, leaf->relation, values, nulls, &tuple->t_self, false);
+}
+
+static void make_slots(Table *table, int count) {
+    if (table->slots == nullptr)
+        table->slots =
+            static_cast<TupleTableSlot **>(palloc(sizeof(TupleTableSlot *) * most_added));
+    while (table->slot_count < count)
+        table->slots[table->slot_count++] =
+            MakeSingleTupleTableSlot(RelationGetDescr(table->relation), &TTSOpsHeapTuple);
+}
+
+static void write_together(Table *table) {
+    make_slots(table, table->added_count);
+    for (int i = 0; i < table->added_count; i++)
+        ExecStoreHeapTuple(table->added[i].tuple, table->slots[i], false);
+    heap_multi_insert(table->relation, table->slots, table->added_count, GetCurrentCommandId(true),
+                      0, nullptr);
+    for (int i = 0; i < table->added_count; i++) {
+        table->added[i].tuple->t_self = table->slots[i]->tts_tid;
+        ExecClearTuple(table->slots[i]);
+    }
+}
+
+// Writes the rows, then index by index their entries.
+static void write_added(Table *table) {
+    if (table->added_count == 0)
+        return;
+    pg::in_context(table->context, [&] {
+        if (table->added_count == 1)
+            heap_insert(table->relation, table->added[0].tuple, GetCurrentCommandId(true), 0,
+                        nullptr);
+        else
+            write_together(table);
+    });
+    for (int i = 0; i < table->layout->index_count; i++)
+        for (int row = 0; row < table->added_count; row++) {
+            const Added *added = &table->added[row];
+            if (table->is_jobs)
+                enter_job(table, added->tuple, added->facts, static_cast<By>(i));
+            else
+                enter_finished(table, added->tuple, i);
+        }
+    for (int i = 0; i < table->added_count; i++)
+        heap_freetuple(table->added[i].tuple);
+    table->added_count = 0;
+    table->written = true;
+}
+
+static void add(Table *table, HeapTuple tuple) {
+    if (table->added == nullptr)
+        table->added =
+            static_cast<Added *>(MemoryContextAlloc(table->context, sizeof(Added) * most_added));
+    Added *added = &table->added[table->added_count++];
+    added->tuple = tuple;
+    if (table->is_jobs) {
+        ExecStoreHeapTuple(tuple, table->next, false);
+        added->facts = facts_of(table->next);
+        ExecClearTuple(table->next);
+        changes::added(added->facts);
+    }
+    if (table->added_count == most_added)
+        write_added(table);
+}
+
+static TM_Result update_directly(Table *jobs) {
+    changes::Facts before = facts_of(jobs->found);
+    changes::Facts after = facts_of(jobs->next);
+    LockTupleMode mode;
+    bool enter_all;
+    TM_FailureData failure;
+    TM_Result result = pg::update_tuple(jobs->relation, &jobs->found->tts_tid, jobs->next,
+                                        GetCurrentCommandId(true), &failure, &mode, &enter_all);
+    if (result != TM_Ok)
+        return result;
+    if (enter_all) {
+        HeapTuple tuple = ExecFetchSlotHeapTuple(jobs->next, false, nullptr);
+        tuple->t_self = jobs->next->tts_tid;
+        for (int i = 0; i < direct::job_indexes; i++)
+            enter_job(jobs, tuple, after, static_cast<By>(i));
+    }
+    changes::changed(before, after);
+    return TM_Ok;
+}
+
+static TM_Result remove_directly(Table *table) {
+    changes::Facts before;
+    if (table->is_jobs)
+        before = facts_of(table->found);
+    ItemPointerData tid = table->found->tts_tid;
+    TM_FailureData failure;
+    TM_Result result = table_tuple_delete(table->relation, &tid, GetCurrentCommandId(true),
+                                          InvalidSnapshot, InvalidSnapshot, true, &failure, false);
+    if (result == TM_Ok && table->is_jobs)
+        changes::removed(before, changes::final_state);
+    return result;
+}
+
+// ---- writing ----
+
 void insert(Table *table) {
-    HeapTuple tuple =
-        heap_form_tuple(RelationGetDescr(table->relation), table->values, table->nulls);
+    HeapTuple tuple = pg::in_context(table->context, [&] {
+        return heap_form_tuple(RelationGetDescr(table->relation), table->values, table->nulls);
+    });
+    table->written = true;
+    if (table->layout != nullptr) {
+        add(table, tuple);
+        return;
+    }
     ExecForceStoreHeapTuple(tuple, table->next, false);
     ExecSimpleRelationInsert(table->info, table->estate, table->next);
     ExecClearTuple(table->next);
     heap_freetuple(tuple);
     ResetPerTupleExprContext(table->estate);
-    table->written = true;
+}
+
+[[noreturn]] static void lost_a_lock() {
+    elog(ERROR, "a row that this transaction has locked was changed by another");
+    pg_unreachable();
+}
+
+static void update_by_executor(Table *table) {
+    EPQState epq;
+    pg::init_epq(&epq, table->estate);
+    EvalPlanQualSetSlot(&epq, table->found);
+    ExecSimpleRelationUpdate(table->info, table->estate, &epq, table->found, table->next);
+    EvalPlanQualEnd(&epq);
+    ResetPerTupleExprContext(table->estate);
 }
 
 // TOAST pointers of columns that were not set go through untouched.
@@ -156,46 +389,99 @@ void update(Table *table) {
     HeapTuple tuple = heap_modify_tuple(old, RelationGetDescr(table->relation), table->values,
                                         table->nulls, table->replace);
     ExecForceStoreHeapTuple(tuple, table->next, false);
-    EPQState epq;
-    pg::init_epq(&epq, table->estate);
-    EvalPlanQualSetSlot(&epq, table->found);
-    ExecSimpleRelationUpdate(table->info, table->estate, &epq, table->found, table->next);
-    EvalPlanQualEnd(&epq);
+    table->written = true;
+    if (table->layout == nullptr)
+        update_by_executor(table);
+    else if (update_directly(table) != TM_Ok)
+        lost_a_lock();
     ExecClearTuple(table->next);
     heap_freetuple(tuple);
-    ResetPerTupleExprContext(table->estate);
-    table->written = true;
 }
 
-void remove(Table *table) {
+static void remove_by_executor(Table *table) {
     EPQState epq;
     pg::init_epq(&epq, table->estate);
     EvalPlanQualSetSlot(&epq, table->found);
     ExecSimpleRelationDelete(table->info, table->estate, &epq, table->found);
     EvalPlanQualEnd(&epq);
     ResetPerTupleExprContext(table->estate);
+}
+
+void remove(Table *table) {
     table->written = true;
+    if (table->layout == nullptr)
+        remove_by_executor(table);
+    else if (remove_directly(table) != TM_Ok)
+        lost_a_lock();
+}
+
+bool remove_if_current(Table *jobs) {
+    if (jobs->locked) {
+        remove(jobs);
+        return true;
+    }
+    jobs->written = true;
+    return remove_directly(jobs) == TM_Ok;
 }
 
 // ---- finding ----
 
-// A ready row is noted before it is locked: an error in between must find it noted.
-static void note_touch(Table *jobs) {
-    if (get_int16(jobs, Col::waiting) == 0 && !has(jobs, Col::token))
-        changes::touching(get_int32(jobs, Col::queue_id), get_int16(jobs, Col::stage));
+// A ready row is noted before it is locked: an error in between must find it noted. `may_stay`: it
+// may be left as it is.
+static void note_touch(Table *jobs, bool may_stay) {
+    if (get_int16(jobs, Col::waiting) != 0 || has(jobs, Col::token))
+        return;
+    frontier::will_announce();
+    changes::Facts row = facts_of(jobs->found);
+    changes::touching(row);
+    if (may_stay)
+        changes::left_ready(row);
 }
 
 // Locks the newest version of the row in `found`.
 static TM_Result lock_newest(Table *jobs, LockWaitPolicy policy) {
-    note_touch(jobs);
     TM_FailureData failure;
     ItemPointerData tid = jobs->found->tts_tid;
-    return table_tuple_lock(jobs->relation, &tid, GetActiveSnapshot(), jobs->found,
-                            GetCurrentCommandId(true), LockTupleNoKeyExclusive, policy,
-                            TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
+    TM_Result result = table_tuple_lock(jobs->relation, &tid, GetActiveSnapshot(), jobs->found,
+                                        GetCurrentCommandId(true), LockTupleNoKeyExclusive, policy,
+                                        TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
+    jobs->locked = result == TM_Ok;
+    return result;
 }
 
-bool lock_visited(Table *jobs) { return lock_newest(jobs, LockWaitSkip) == TM_Ok; }
+// Whether everybody who has this version of a row in his hands will announce it.
+static bool is_held_by_announcers(Relation relation, ItemPointerData tid) {
+    Buffer buffer = ReadBuffer(relation, ItemPointerGetBlockNumber(&tid));
+    LockBuffer(buffer, BUFFER_LOCK_SHARE);
+    Page page = BufferGetPage(buffer);
+    uint16 mask = HEAP_XMAX_INVALID;
+    TransactionId holder = InvalidTransactionId;
+    ItemId item = ItemPointerGetOffsetNumber(&tid) <= PageGetMaxOffsetNumber(page)
+                      ? PageGetItemId(page, ItemPointerGetOffsetNumber(&tid))
+                      : nullptr;
+    if (item != nullptr && ItemIdIsNormal(item)) {
+        auto *tuple = reinterpret_cast<HeapTupleHeader>(PageGetItem(page, item));
+        mask = tuple->t_infomask;
+        holder = HeapTupleHeaderGetRawXmax(tuple);
+    }
+    UnlockReleaseBuffer(buffer);
+    if ((mask & (HEAP_XMAX_INVALID | HEAP_XMAX_IS_MULTI)) != 0)
+        return false; // has just ended, or are several: no need to know
+    return frontier::is_announced_by(SubTransGetTopmostTransaction(holder));
+}
+
+Grip lock_visited(Table *jobs) {
+    ItemPointerData tid = jobs->found->tts_tid;
+    note_touch(jobs, false);
+    switch (lock_newest(jobs, LockWaitSkip)) {
+    case TM_Ok:
+        return Grip::locked;
+    case TM_WouldBlock:
+        return is_held_by_announcers(jobs->relation, tid) ? Grip::passed : Grip::blocked;
+    default:
+        return Grip::passed;
+    }
+}
 
 enum class Seen { nothing, row, uncommitted };
 
@@ -209,7 +495,7 @@ static IndexScanDesc begin_id_scan(Table *jobs, Relation index, int64 id, Snapsh
 
 // One look through the primary key. A version whose inserter is still running counts only if no
 // other is there: it may be the new half of an update.
-static Seen look(Table *jobs, Relation index, int64 id, TransactionId *inserter) {
+static Seen look(Table *jobs, Relation index, int64 id, TransactionId *inserter, bool *held) {
     SnapshotData dirty;
     InitDirtySnapshot(dirty);
     IndexScanDesc scan = begin_id_scan(jobs, index, id, &dirty);
@@ -219,7 +505,7 @@ static Seen look(Table *jobs, Relation index, int64 id, TransactionId *inserter)
             seen = Seen::uncommitted;
             *inserter = dirty.xmin;
         } else {
-            ExecMaterializeSlot(jobs->found);
+            *held = TransactionIdIsValid(dirty.xmax);
             seen = Seen::row;
         }
     }
@@ -238,14 +524,32 @@ static bool is_gone(Table *jobs, Relation index, int64 id) {
     return gone;
 }
 
-bool find(Table *jobs, int64 id, LockWaitPolicy policy) {
-    Relation index = index_open(pg::primary_key_index(jobs->relation), AccessShareLock);
+static Relation open_id_index(Table *jobs) {
+    return jobs->layout != nullptr
+               ? index_by(jobs, By::id)
+               : index_open(pg::primary_key_index(jobs->relation), AccessShareLock);
+}
+
+static void close_id_index(Table *jobs, Relation index) {
+    if (jobs->layout == nullptr)
+        index_close(index, AccessShareLock);
+}
+
+static bool find(Table *jobs, int64 id, LockWaitPolicy policy, bool lock) {
+    write_added(jobs);
+    Relation index = open_id_index(jobs);
     bool found = false;
-    jobs->busy = false;
+    jobs->busy = jobs->locked = false;
     for (int looks = 1;; looks++) {
         TransactionId inserter = InvalidTransactionId;
-        Seen seen = look(jobs, index, id, &inserter);
+        bool held = false;
+        Seen seen = look(jobs, index, id, &inserter, &held);
+        if (seen == Seen::row && !lock && !held) {
+            found = true;
+            break;
+        }
         if (seen == Seen::row) {
+            note_touch(jobs, true);
             TM_Result result = lock_newest(jobs, policy);
             found = result == TM_Ok;
             jobs->busy = result == TM_WouldBlock;
@@ -263,123 +567,29 @@ bool find(Table *jobs, int64 id, LockWaitPolicy policy) {
             break;
         XactLockTableWait(inserter, jobs->relation, nullptr, XLTW_None);
     }
-    index_close(index, AccessShareLock);
+    close_id_index(jobs, index);
     if (!found)
         ExecClearTuple(jobs->found);
     return found;
 }
 
-// The valid index on these columns.
-static Relation open_index(Relation relation, const AttrNumber *columns, int count,
-                           const char *what) {
-    List *indexes = RelationGetIndexList(relation);
-    ListCell *cell;
-    foreach (cell, indexes) {
-        Relation index = index_open(lfirst_oid(cell), AccessShareLock);
-        Form_pg_index form = index->rd_index;
-        if (form->indisvalid && form->indnkeyatts == count &&
-            memcmp(form->indkey.values, columns, sizeof(AttrNumber) * count) == 0)
-            return index;
-        index_close(index, AccessShareLock);
-    }
-    ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-            errmsg("the index of %s is missing or invalid", what),
-            errhint("Run REINDEX TABLE pgjobs.job."));
-    pg_unreachable();
+bool find(Table *jobs, int64 id, LockWaitPolicy policy) { return find(jobs, id, policy, true); }
+
+// The executor's functions need the lock.
+bool find_unlocked(Table *jobs, int64 id) {
+    return find(jobs, id, LockWaitBlock, jobs->layout == nullptr);
 }
 
-// The index (queue_id, stage, priority, due_at, id) WHERE waiting = 0. An index that REINDEX marked
-// indcheckxmin serves too: only newest versions are asked for.
-static Relation open_due_index(Relation relation) {
-    constexpr AttrNumber columns[] = {
-        static_cast<AttrNumber>(Col::queue_id), static_cast<AttrNumber>(Col::stage),
-        static_cast<AttrNumber>(Col::priority), static_cast<AttrNumber>(Col::due_at),
-        static_cast<AttrNumber>(Col::id)};
-    return open_index(relation, columns, lengthof(columns), "due jobs");
-}
-
-static IndexScanDesc begin_due_scan(Relation relation, Relation index, Snapshot snapshot,
-                                    int32 queue, int16 stage) {
-    ScanKeyData keys[2];
-    ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(queue));
-    ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT2EQ, Int16GetDatum(stage));
-    IndexScanDesc scan = pg::begin_index_scan(relation, index, snapshot, 2);
-    index_rescan(scan, keys, 2, nullptr, 0);
-    return scan;
-}
-
-bool scan_due(Table *jobs, int32 queue, int16 stage, bool (*visit)(Table *, void *),
-              void *argument) {
-    Relation index = open_due_index(jobs->relation);
-    IndexScanDesc scan = begin_due_scan(jobs->relation, index, SnapshotSelf, queue, stage);
-    bool more = true;
-    while (more && index_getnext_slot(scan, ForwardScanDirection, jobs->found)) {
-        CHECK_FOR_INTERRUPTS();
-        more = visit(jobs, argument);
-    }
-    index_endscan(scan);
-    index_close(index, AccessShareLock);
-    return more;
-}
-
-static bool is_running(TransactionId xid) {
-    return !TransactionIdIsCurrentTransactionId(xid) && TransactionIdIsInProgress(xid);
-}
-
-// Whether another transaction has the row locked so that no claim gets it, without changing it.
-static bool is_locked(TupleTableSlot *slot) {
-    auto *buffered = reinterpret_cast<BufferHeapTupleTableSlot *>(slot);
-    LockBuffer(buffered->buffer, BUFFER_LOCK_SHARE);
-    uint16 mask = buffered->base.tuple->t_data->t_infomask;
-    TransactionId locker = HeapTupleHeaderGetRawXmax(buffered->base.tuple->t_data);
-    LockBuffer(buffered->buffer, BUFFER_LOCK_UNLOCK);
-    if ((mask & HEAP_XMAX_INVALID) != 0 || !HEAP_XMAX_IS_LOCKED_ONLY(mask) ||
-        HEAP_XMAX_IS_KEYSHR_LOCKED(mask)) // what a foreign key takes does not hinder a claim
-        return false;
-    if ((mask & HEAP_XMAX_IS_MULTI) == 0)
-        return is_running(locker);
-    MultiXactMember *members;
-    int count = GetMultiXactIdMembers(locker, &members, false, true);
-    for (int i = 0; i < count; i++)
-        if (members[i].status != MultiXactStatusForKeyShare && is_running(members[i].xid))
-            return true;
-    return false;
-}
-
-static bool is_takeable(TupleTableSlot *slot, const SnapshotData *dirty, TimestampTz now) {
-    if (TransactionIdIsValid(dirty->xmin) || TransactionIdIsValid(dirty->xmax))
-        return false;
-    bool null;
-    slot_getattr(slot, static_cast<int>(Col::token), &null);
-    if (!null || is_locked(slot))
-        return false;
-    Datum expires = slot_getattr(slot, static_cast<int>(Col::expires_at), &null);
-    if (null || DatumGetTimestampTz(expires) > now)
+bool lock_found(Table *jobs) {
+    if (jobs->locked)
         return true;
-    slot_getattr(slot, static_cast<int>(Col::started_at), &null);
-    return !null; // it has started in time
-}
-
-bool any_ready(int32 queue, int16 stage, TimestampTz now) {
-    bool pushed = push_snapshot();
-    Relation relation = open_relation(relations()->job, AccessShareLock);
-    Relation index = open_due_index(relation);
-    TupleTableSlot *slot = table_slot_create(relation, nullptr);
-    SnapshotData dirty;
-    InitDirtySnapshot(dirty);
-    IndexScanDesc scan = begin_due_scan(relation, index, &dirty, queue, stage);
-    bool ready = false;
-    while (!ready && index_getnext_slot(scan, ForwardScanDirection, slot)) {
-        CHECK_FOR_INTERRUPTS();
-        ready = is_takeable(slot, &dirty, now);
-    }
-    index_endscan(scan);
-    ExecDropSingleTupleTableSlot(slot);
-    index_close(index, AccessShareLock);
-    table_close(relation, AccessShareLock);
-    if (pushed)
-        PopActiveSnapshot();
-    return ready;
+    note_touch(jobs, true);
+    TM_FailureData failure;
+    ItemPointerData tid = jobs->found->tts_tid;
+    jobs->locked = table_tuple_lock(jobs->relation, &tid, GetActiveSnapshot(), jobs->found,
+                                    GetCurrentCommandId(true), LockTupleNoKeyExclusive,
+                                    LockWaitBlock, 0, &failure) == TM_Ok;
+    return jobs->locked;
 }
 
 // One look through the index (queue_id, unique_key); as in look(), an uncommitted version counts
@@ -414,7 +624,7 @@ int64 holder_of(int32 queue, const char *key) {
                                       static_cast<AttrNumber>(Col::unique_key)};
     bool pushed = push_snapshot();
     Relation relation = open_relation(relations()->job, AccessShareLock);
-    Relation index = open_index(relation, columns, lengthof(columns), "unique keys");
+    Relation index = direct::open_index(relation, columns, lengthof(columns), "unique keys");
     int64 id = 0;
     TransactionId inserter = InvalidTransactionId;
     Seen seen;

@@ -1,10 +1,15 @@
-// Direct access to the tables: find, lock, insert, update, delete single rows by the server's own
-// row functions, without planner and SPI. It works on the newest committed version of a row plus
-// the transaction's own, in every isolation level, as foreign keys and sequences do. Users'
-// triggers, constraints and generated columns work as in a statement.
+// Direct access to the tables: find, lock, insert, update, delete rows without planner and SPI. It
+// works on the newest committed version of a row plus the transaction's own, in every isolation
+// level, as foreign keys and sequences do. What was done is told to `changes`.
+//
+// While a table is as the extension made it, rows and index entries are written by the access
+// methods (direct.hpp). Where a user has added a trigger, constraint, index or column, they go
+// through the executor's row functions, and everything of his works as in a statement.
 #pragma once
 
-#include "pg/scope.hpp"
+#include "changes.hpp"
+#include "direct.hpp"
+#include "frontier.hpp"
 
 namespace pgjobs::store {
 
@@ -13,29 +18,29 @@ enum class Col : int {
     id = 1,
     due_at,
     enqueued_at,
-    token,
-    lease_expires_at,
-    started_at,
-    expires_at,
-    done_token,
-    hold_epoch,
-    hold_session,
     queue_id,
-    attempt,
     max_attempts,
-    rev,
     stage,
     priority,
     waiting,
+    attempt,
+    rev,
+    token,
+    lease_expires_at,
+    started_at,
+    hold_epoch,
+    hold_session,
+    worker,
+    done_token,
+    expires_at,
+    fraction,
+    note,
     payload,
     headers,
     result,
     group_key,
     unique_key,
-    worker,
     error,
-    fraction,
-    note,
     attempts
 };
 constexpr int job_columns = static_cast<int>(Col::attempts);
@@ -65,25 +70,42 @@ enum class Past : int {
     error,
     attempts
 };
+constexpr int history_columns = static_cast<int>(Past::attempts);
+
+// A row that has been added and not written yet.
+struct Added {
+    HeapTuple tuple;
+    changes::Facts facts; // of a job
+};
 
 // A table opened for writing. `found` is the row that find() locked; values, nulls and replace are
 // the row under construction.
 struct Table {
     Relation relation;
-    EState *estate;
-    ResultRelInfo *info;
+    const direct::Layout *layout; // nullptr: through the executor
+    bool is_jobs;
+    MemoryContext context;                 // of everything here
+    EState *estate;                        // executor only
+    ResultRelInfo *info;                   // executor only
+    Relation indexes[direct::job_indexes]; // direct only: those opened so far, as in the layout
+    Added *added;                          // direct only
+    int added_count;
+    TupleTableSlot **slots; // for rows written together; made as needed
+    int slot_count;
     TupleTableSlot *found;
     TupleTableSlot *next;
     Datum *values;
     bool *nulls;
     bool *replace;
+    bool locked;   // `found` is locked for this transaction
     bool busy;     // find() did not get the row because somebody else has it
     bool snapshot; // an active snapshot was pushed for it
     bool written;
 };
 
 // Opens a table of ours with ROW EXCLUSIVE; everything it needs goes with the transaction if an
-// error is raised. close() fires the AFTER triggers and makes the changes visible to what follows.
+// error is raised. close() writes what is still to be written, fires the AFTER triggers and makes
+// the changes visible to what follows.
 Table *open(Oid relation);
 void close(Table *table);
 
@@ -106,6 +128,12 @@ template <class F> auto with_jobs(F body) {
 // or if `policy` is LockWaitSkip and somebody else has it.
 bool find(Table *jobs, int64 id, LockWaitPolicy policy);
 
+// The same without a lock where nobody has the row: to be followed by remove_if_current(), or by
+// lock_found() before anything else is done to it.
+bool find_unlocked(Table *jobs, int64 id);
+// Locks the row that find_unlocked() found; false if it has changed since: find it again.
+bool lock_found(Table *jobs);
+
 // The columns of `found`.
 Datum get(Table *jobs, Col column, bool *null);
 int64 get_int64(Table *jobs, Col column, int64 absent);
@@ -124,23 +152,44 @@ inline void set_null(Table *t, Col c) { set_null(t, static_cast<int>(c)); }
 void insert(Table *table); // the row under construction
 void update(Table *table); // `found`, with the columns that were set
 void remove(Table *table); // `found`
+// `found`, unless it has changed since it was found: then false, and nothing was done.
+bool remove_if_current(Table *jobs);
 
-// Visits the due jobs of one stage in claim order: ready and running, committed or our own,
-// unlocked or not. `visit` gets the row in `found` (not locked) and says whether to go on.
-bool scan_due(Table *jobs, int32 queue, int16 stage, bool (*visit)(Table *, void *),
-              void *argument);
-template <class F> bool scan_due(Table *jobs, int32 queue, int16 stage, F visit) {
+// What `slot`, a version of a job, says to changes.
+changes::Facts facts_of(TupleTableSlot *slot);
+core::Place place_of(const changes::Facts &facts);
+
+// Jobs of one stage, by priority, due_at, id: all of priorities from..to, in one priority those
+// from `first` on, or the one at `first`.
+struct Range {
+    int32 queue;
+    int16 stage;
+    int32 from;
+    int32 to;
+    core::Key first;
+    bool exact;
+};
+
+// Visits due jobs in claim order: ready and running, committed or our own, unlocked or not. `visit`
+// gets the row in `found` (not locked) and says whether to go on. False if it did not.
+bool scan_due(Table *jobs, const Range &range, bool (*visit)(Table *, void *), void *argument);
+template <class F> bool scan_due(Table *jobs, const Range &range, F visit) {
     static_assert(pg::plain_body<F>);
     return scan_due(
-        jobs, queue, stage,
+        jobs, range,
         [](Table *table, void *argument) { return (*static_cast<F *>(argument))(table); }, &visit);
 }
 
-// Locks the newest version of the row that scan_due visits, unless somebody else has it.
-bool lock_visited(Table *jobs);
+// Locks the newest version of the row that scan_due visits. `passed`: it is no ready job any more,
+// or who has it will announce it. `blocked`: who has it may leave it ready without a word.
+enum class Grip { locked, passed, blocked };
+Grip lock_visited(Table *jobs);
 
 // Whether a stage has a ready job that nobody is changing. Writes nothing.
 bool any_ready(int32 queue, int16 stage, TimestampTz now);
+
+// Ready jobs of a stage where no claim would look for them; there must be none. Writes nothing.
+int64 count_hidden(int32 queue, int16 stage);
 
 // The open job of the queue that has the unique key, as last committed or as this transaction left
 // it; 0 without. Waits for a transaction that is adding a job with the key, and for nobody else.

@@ -76,29 +76,108 @@ static life::Claim new_claim(const ClaimRequest &request, TimestampTz now) {
     return claim;
 }
 
+// A claim at work in one stage.
+struct Claiming {
+    const ClaimRequest *request;
+    store::Table *jobs;
+    MemoryContext per_job;
+    frontier::Walk walk;
+    int64 left;          // jobs that may still be taken
+    core::Place reached; // no job that this claim could take stands before it
+    bool stopped;        // a ready job was left, and nobody will announce it
+};
+
+static bool is_of(const Claiming &claiming, const changes::Facts &job) {
+    return job.queue == claiming.walk.queue && job.stage == claiming.walk.stage;
+}
+
+// The job may not be passed by other claims on the word of this one.
+static void stop_at(Claiming *claiming, const core::Place &place) {
+    if (!claiming->stopped)
+        claiming->reached = place;
+    claiming->stopped = true;
+}
+
+static void take(Claiming *claiming, TimestampTz now) {
+    pg::in_context(claiming->per_job, [&] {
+        life::Claim claim = new_claim(*claiming->request, now);
+        life::start(claiming->jobs, &claim, now);
+        return_claimed(claiming->jobs, *claiming->request, claim);
+    });
+    MemoryContextReset(claiming->per_job);
+    claiming->left--;
+}
+
+// Takes the visited job if it can. What the scan shows may be older than what the lock finds: both
+// are looked at. True if other claims may pass it.
+static bool try_to_take(Claiming *claiming) {
+    store::Table *jobs = claiming->jobs;
+    TimestampTz now = GetCurrentTimestamp();
+    if (store::has(jobs, Col::token) || store::get_int16(jobs, Col::waiting) != 0)
+        return true;
+    if (!is_ready(jobs, now))
+        return false; // its time is over: it is left to the worker
+    store::Grip grip = store::lock_visited(jobs);
+    if (grip != store::Grip::locked)
+        return grip == store::Grip::passed;
+    changes::Facts job = store::facts_of(jobs->found);
+    if (is_ready(jobs, now) && is_of(*claiming, job))
+        take(claiming, now);
+    else if (job.state == State::ready)
+        changes::left_ready(job);
+    return true;
+}
+
+static void look_at_strays(Claiming *claiming, const frontier::Stretch &stretch) {
+    store::Range range = {
+        claiming->walk.queue, claiming->walk.stage, stretch.scan.from, stretch.scan.to, {}, true};
+    for (int i = 0; i < stretch.stray_count && claiming->left > 0; i++) {
+        range.first = stretch.strays[i].key;
+        bool passed = store::scan_due(claiming->jobs, range,
+                                      [&](store::Table *) { return try_to_take(claiming); });
+        if (passed)
+            frontier::drop_stray(claiming->walk, stretch, stretch.strays[i]);
+    }
+}
+
+static void look_from_first(Claiming *claiming, const frontier::Stretch &stretch) {
+    store::Range range = {claiming->walk.queue, claiming->walk.stage, stretch.scan.from,
+                          stretch.scan.to,      stretch.first,        false};
+    bool all = store::scan_due(claiming->jobs, range, [&](store::Table *jobs) {
+        core::Place place = store::place_of(store::facts_of(jobs->found));
+        if (!try_to_take(claiming))
+            stop_at(claiming, place);
+        else if (!claiming->stopped)
+            claiming->reached = {place.priority, core::next_key(place.key)};
+        return claiming->left > 0;
+    });
+    if (all && !claiming->stopped)
+        claiming->reached = {stretch.scan.to + 1, core::lowest_key};
+}
+
 // Takes ready jobs of one stage; returns how many.
 static int64 claim_stage(store::Table *jobs, const ClaimRequest &request, int16 stage, int64 most) {
-    int64 taken = 0;
-    int32 queue = request.queue->id;
-    MemoryContext per_job =
+    Claiming claiming{};
+    claiming.request = &request;
+    claiming.jobs = jobs;
+    claiming.left = most;
+    claiming.per_job =
         AllocSetContextCreate(CurrentMemoryContext, "pgjobs claim", ALLOCSET_DEFAULT_SIZES);
-    store::scan_due(jobs, queue, stage, [&](store::Table *) {
-        TimestampTz now = GetCurrentTimestamp();
-        // What the scan shows may be older than what the lock finds: look twice.
-        if (!is_ready(jobs, now) || !store::lock_visited(jobs) || !is_ready(jobs, now) ||
-            store::get_int32(jobs, Col::queue_id) != queue ||
-            store::get_int16(jobs, Col::stage) != stage)
-            return true;
-        pg::in_context(per_job, [&] {
-            life::Claim claim = new_claim(request, now);
-            life::start(jobs, &claim, now);
-            return_claimed(jobs, request, claim);
-        });
-        MemoryContextReset(per_job);
-        return ++taken < most;
-    });
-    MemoryContextDelete(per_job);
-    return taken;
+    claiming.walk = {nullptr, request.queue->id, stage, core::lowest_priority - 1, false};
+    if (direct::layout_of_jobs(jobs->relation)->announced)
+        claiming.walk = frontier::walk(RelationGetRelid(jobs->relation), request.queue->id, stage);
+    auto own = [&] { return changes::own_place(request.queue->id, stage, claiming.walk.last); };
+    frontier::Stretch stretch;
+    while (claiming.left > 0 && frontier::next(&claiming.walk, own(), true, &stretch)) {
+        claiming.reached = {stretch.scan.from, stretch.first};
+        claiming.stopped = false;
+        look_at_strays(&claiming, stretch);
+        if (claiming.left > 0 && !core::same(stretch.first, core::highest_key))
+            look_from_first(&claiming, stretch);
+        frontier::done(&claiming.walk, stretch, claiming.reached);
+    }
+    MemoryContextDelete(claiming.per_job);
+    return most - claiming.left;
 }
 
 static void claim_jobs(const ClaimRequest &request, int16 stage) {

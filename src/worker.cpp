@@ -187,6 +187,20 @@ static bool keep_history(Worker *worker) {
     return done;
 }
 
+// Until all are known, claims go no further than they must.
+static void look_for_prepared(Worker *worker) {
+    pg_atomic_uint32 *lost = &worker->database->prepared_lost;
+    if (pg_atomic_read_u32(lost) == 0)
+        return;
+    pg_atomic_write_u32(lost, 2);
+    uint32 looking = 2;
+    if (duty(&worker->backoff, "pgjobs: looking at prepared transactions",
+             [] { pg::as_owner([] { prepared::find_old_ones(); }); }))
+        pg_atomic_compare_exchange_u32(lost, &looking, 0);
+    else
+        pg_atomic_write_u32(lost, 1);
+}
+
 // Everything that can be due. What commits meanwhile lowers next_due again.
 static void run_duties(Worker *worker) {
     Database *database = worker->database;
@@ -196,10 +210,7 @@ static void run_duties(Worker *worker) {
         pg_atomic_write_u32(&database->leases_lost, 1);
         worker->leases_due = now + full_look;
     }
-    if (pg_atomic_exchange_u32(&database->prepared_lost, 0) != 0 &&
-        !duty(&worker->backoff, "pgjobs: looking at prepared transactions",
-              [] { pg::as_owner([] { prepared::find_old_ones(); }); }))
-        pg_atomic_write_u32(&database->prepared_lost, 1);
+    look_for_prepared(worker);
 
     TimestampTz next = never;
     bool done = in_batches(worker, "pgjobs: reaping", &next, lease::reap);

@@ -1,5 +1,5 @@
-// The frontier of one stage: where its ready jobs begin, kept outside of MVCC so that a claim starts
-// where work is and not where work was. Pure state, no locks: see ../frontier.hpp for those.
+// The frontier of one stage: where its ready jobs begin, kept outside of MVCC so that a claim
+// starts where work is and not where work was. Pure state, no locks: see ../frontier.hpp for those.
 //
 // Jobs of one priority form a run, ordered by Key. A run has a bound `first` and a few strays, and
 // this holds: every ready job whose last writer has announced it is a stray or sorts at or after

@@ -15,6 +15,7 @@ extern "C" {
 #include "access/parallel.h"
 #include "access/reloptions.h"
 #include "access/relscan.h"
+#include "access/subtrans.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/transam.h"
@@ -31,6 +32,7 @@ extern "C" {
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
 #include "commands/dbcommands.h"
@@ -62,6 +64,7 @@ extern "C" {
 #include "storage/procarray.h"
 #include "storage/procsignal.h"
 #include "storage/shmem.h"
+#include "storage/spin.h"
 #include "tcop/cmdtag.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
@@ -175,6 +178,22 @@ inline IndexScanDesc begin_index_scan(Relation heap, Relation index, Snapshot sn
     return index_beginscan(heap, index, snapshot, nullptr, keys, 0);
 #else
     return index_beginscan(heap, index, snapshot, keys, 0);
+#endif
+}
+
+// Updates the row at `tid`, waiting for whoever has it; `enter_all`: its index entries are missing.
+inline TM_Result update_tuple(Relation relation, ItemPointer tid, TupleTableSlot *slot,
+                              CommandId command, TM_FailureData *failure, LockTupleMode *mode,
+                              bool *enter_all) {
+#if PG_VERSION_NUM >= 160000
+    TU_UpdateIndexes which;
+    TM_Result result = table_tuple_update(relation, tid, slot, command, InvalidSnapshot,
+                                          InvalidSnapshot, true, failure, mode, &which);
+    *enter_all = which != TU_None;
+    return result;
+#else
+    return table_tuple_update(relation, tid, slot, command, InvalidSnapshot, InvalidSnapshot, true,
+                              failure, mode, enter_all);
 #endif
 }
 

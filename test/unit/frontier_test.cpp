@@ -266,9 +266,9 @@ struct Transaction {
             state->run.first = highest_key;
             if (run != nullptr)
                 state->run = *run;
-            state->next = !state->known                           ? 0
-                          : same(state->run.first, highest_key)   ? INT64_MAX
-                                                                  : state->run.first.id;
+            state->next = !state->known                         ? 0
+                          : same(state->run.first, highest_key) ? INT64_MAX
+                                                                : state->run.first.id;
         });
         for (int i = 0; i < most_strays; i++) {
             auto seen = std::make_shared<std::optional<Seen>>();
@@ -306,8 +306,8 @@ struct Transaction {
             Scan scan = world.scans[me];
             world.scans.erase(me);
             bool all = state->next > jobs;
-            Place reached = all ? (state->known ? Place{0, highest_key} : last_place)
-                                : at(0, state->next);
+            Place reached =
+                all ? (state->known ? Place{0, highest_key} : last_place) : at(0, state->next);
             if (state->stop != INT64_MAX)
                 reached = lesser(reached, at(0, state->stop));
             for (auto &[who, id] : world.pins)

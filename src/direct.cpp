@@ -1,0 +1,161 @@
+#include "direct.hpp"
+
+#include "pg/relations.hpp"
+#include "store.hpp"
+
+namespace pgjobs::direct {
+
+using store::Col;
+using store::Past;
+
+// ---- what a table looks like ----
+
+struct Shape {
+    AttrNumber columns[5];
+    int count;
+    bool partial;
+};
+
+constexpr AttrNumber col(Col column) { return static_cast<AttrNumber>(column); }
+constexpr AttrNumber col(Past column) { return static_cast<AttrNumber>(column); }
+
+// By By.
+constexpr Shape job_shapes[job_indexes] = {
+    {{col(Col::queue_id), col(Col::stage), col(Col::priority), col(Col::due_at), col(Col::id)},
+     5,
+     true},
+    {{col(Col::id)}, 1, false},
+    {{col(Col::due_at), col(Col::id)}, 2, true},
+    {{col(Col::expires_at)}, 1, true},
+    {{col(Col::queue_id), col(Col::unique_key)}, 2, true},
+};
+constexpr Shape leaf_shapes[] = {
+    {{col(Past::id)}, 1, false},
+    {{col(Past::queue_id), col(Past::id)}, 2, true},
+};
+
+static bool has_shape(Relation index, const Shape &shape) {
+    Form_pg_index form = index->rd_index;
+    bool partial = !heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, nullptr);
+    return form->indnkeyatts == shape.count && form->indnatts == shape.count &&
+           partial == shape.partial &&
+           memcmp(form->indkey.values, shape.columns, sizeof(AttrNumber) * shape.count) == 0;
+}
+
+// Whether the table has exactly these indexes. An index that REINDEX marked indcheckxmin serves
+// too: only newest versions are asked for.
+static bool find_indexes(Relation table, const Shape *shapes, int count, Layout *layout) {
+    List *list = RelationGetIndexList(table);
+    bool all = list_length(list) == count;
+    ListCell *cell;
+    foreach (cell, list) {
+        Relation index = index_open(lfirst_oid(cell), AccessShareLock);
+        bool known = false;
+        for (int i = 0; i < count; i++)
+            if (index->rd_index->indisvalid && index->rd_index->indisready &&
+                !OidIsValid(layout->indexes[i]) && has_shape(index, shapes[i])) {
+                layout->indexes[i] = RelationGetRelid(index);
+                known = true;
+                break;
+            }
+        all &= known;
+        index_close(index, AccessShareLock);
+    }
+    list_free(list);
+    layout->index_count = count;
+    return all;
+}
+
+// `checks`: how many CHECK constraints are ours.
+static bool is_plain(Relation table, int columns, int checks) {
+    TupleConstr *constraints = RelationGetDescr(table)->constr;
+    return table->rd_tableam == GetHeapamTableAmRoutine() &&
+           RelationGetNumberOfAttributes(table) == columns && !table->rd_rel->relrowsecurity &&
+           (constraints == nullptr ||
+            (constraints->num_check <= checks && !constraints->has_generated_stored &&
+             constraints->num_defval == 0));
+}
+
+static bool is_ours(const Trigger &trigger, const char *name) {
+    return strcmp(trigger.tgname, name) == 0 && trigger.tgenabled == TRIGGER_FIRES_ALWAYS;
+}
+
+static Layout jobs_layout;
+static uint32 forgotten; // counts calls of forget()
+
+const Layout *layout_of_jobs(Relation jobs) {
+    if (jobs_layout.table == RelationGetRelid(jobs))
+        return &jobs_layout;
+    Layout layout{};
+    uint32 before = forgotten;
+    const TriggerDesc *triggers = jobs->trigdesc;
+    int ours = 0;
+    for (int i = 0; triggers != nullptr && i < triggers->numtriggers; i++)
+        ours += is_ours(triggers->triggers[i], "changed") ||
+                is_ours(triggers->triggers[i], "truncated");
+    layout.announced = ours == 2;
+    layout.direct = find_indexes(jobs, job_shapes, job_indexes, &layout) &&
+                    is_plain(jobs, store::job_columns, 0) && layout.announced &&
+                    triggers->numtriggers == ours;
+    layout.table = before == forgotten ? RelationGetRelid(jobs) : InvalidOid;
+    jobs_layout = layout;
+    return &jobs_layout;
+}
+
+static Layout leaf_layout;
+
+const Layout *layout_of_leaf(Relation leaf) {
+    if (leaf_layout.table == RelationGetRelid(leaf))
+        return &leaf_layout;
+    Layout layout{};
+    uint32 before = forgotten;
+    layout.direct = leaf->trigdesc == nullptr && is_plain(leaf, store::history_columns, 1) &&
+                    find_indexes(leaf, leaf_shapes, lengthof(leaf_shapes), &layout);
+    layout.table = before == forgotten ? RelationGetRelid(leaf) : InvalidOid;
+    leaf_layout = layout;
+    return &leaf_layout;
+}
+
+static void forget_if(Layout *layout, Oid relation) {
+    bool concerns = relation == InvalidOid || layout->table == relation;
+    for (Oid index : layout->indexes)
+        concerns |= index == relation;
+    if (concerns)
+        layout->table = InvalidOid;
+}
+
+void forget(Oid relation) {
+    forgotten++;
+    forget_if(&jobs_layout, relation);
+    forget_if(&leaf_layout, relation);
+}
+
+Relation open_index(Relation relation, const AttrNumber *columns, int count, const char *what) {
+    List *indexes = RelationGetIndexList(relation);
+    ListCell *cell;
+    foreach (cell, indexes) {
+        Relation index = index_open(lfirst_oid(cell), AccessShareLock);
+        Form_pg_index form = index->rd_index;
+        if (form->indisvalid && form->indnkeyatts == count &&
+            memcmp(form->indkey.values, columns, sizeof(AttrNumber) * count) == 0)
+            return index;
+        index_close(index, AccessShareLock);
+    }
+    ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+            errmsg("the index of %s is missing or invalid", what),
+            errhint("Run REINDEX TABLE pgjobs.job."));
+    pg_unreachable();
+}
+
+// ---- index entries ----
+
+void enter(Relation index, Relation table, Datum *values, bool *nulls, ItemPointer tid,
+           bool unique) {
+    static IndexInfo *info; // a btree asks it nothing
+    if (info == nullptr)
+        info = pg::in_context(TopMemoryContext, [] { return makeNode(IndexInfo); });
+    index_insert(index, values, nulls, tid, table, unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
+                 false, info);
+}
+
+} // namespace pgjobs::direct

@@ -1,0 +1,38 @@
+// Below the store: rows and index entries written by the server's access methods, without executor.
+// Used while nothing of a user's hangs on the table; see Layout.
+#pragma once
+
+#include "pg/scope.hpp"
+
+namespace pgjobs::direct {
+
+// The indexes of pgjobs.job, by what they find.
+enum class By : int8_t { due, id, scheduled, expires, unique_key };
+constexpr int job_indexes = 5;
+
+// What a table looks like, as far as it matters. Kept until the server says that the table or its
+// indexes have changed.
+struct Layout {
+    Oid table;
+    bool direct;    // nothing hangs on it but what the extension made: no trigger, constraint,
+                    // index or column of a user's
+    bool announced; // every change of pgjobs.job reaches our row trigger
+    int index_count;
+    Oid indexes[job_indexes]; // of pgjobs.job, by By; of a partition of the history, in any order
+};
+
+// The layout of pgjobs.job, or of a partition of pgjobs.history. The table is open and locked.
+const Layout *layout_of_jobs(Relation jobs);
+const Layout *layout_of_leaf(Relation leaf);
+
+// Forgets what is known of the relation (InvalidOid: of all).
+void forget(Oid relation);
+
+// The valid index on these columns, opened with ACCESS SHARE; 55000 if it is missing.
+Relation open_index(Relation relation, const AttrNumber *columns, int count, const char *what);
+
+// Writes an index entry.
+void enter(Relation index, Relation table, Datum *values, bool *nulls, ItemPointer tid,
+           bool unique);
+
+} // namespace pgjobs::direct
