@@ -46,31 +46,34 @@ PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifeq ($(wildcard $(PGXS)),)
 
 # A fresh machine: install the tools, then start over.
+ifdef TOOLS_INSTALLED
+$(error $(PG_CONFIG) names no PostgreSQL that extensions can be built for)
+endif
 GOALS = $(or $(MAKECMDGOALS),all)
 .PHONY: packages $(GOALS)
 .NOTPARALLEL:
 $(GOALS): packages
-	$(MAKE) $@
+	@$(MAKE) --no-print-directory $@ TOOLS_INSTALLED=yes
 packages:
-	tools/install-packages build
+	@tools/install-packages build
 
 else
 
 build: all
 
 demo:
-	tools/install-packages demo
-	tools/install-extension
-	examples/demo/run
+	@tools/install-packages demo
+	@tools/install-extension
+	@examples/demo/run
 
 demo-stop:
-	examples/demo/run stop
+	@examples/demo/run stop
 
 test:
-	test/run $(TESTS)
+	@test/run $(TESTS)
 
 lint:
-	tools/lint
+	@tools/lint
 
 format:
 	tools/install-packages lint

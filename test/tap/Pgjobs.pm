@@ -50,7 +50,7 @@ sub start_sql {
 # The output of what start_sql() has sent, with errors behind it.
 sub result_of {
     my ($session) = @_;
-    my $end = qr/^\Q$session->{marker}\E$/m;
+    my $end = qr/^\Q$session->{marker}\E\n/m; # a pipe may bring half a line
     pump_until($session->{run}, $session->{timeout}, \$session->{stdout}, $end);
     pump_until($session->{run}, $session->{timeout}, \$session->{stderr}, $end);
     my $output = "$session->{stdout}$session->{stderr}";
