@@ -5,6 +5,7 @@
 #include "life.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
+#include "setback.hpp"
 #include "shared.hpp"
 
 namespace pgjobs::duty {
@@ -53,6 +54,10 @@ static int compare_ids(const void *a, const void *b) {
 static Due *find_due(pg::Statement *statement, const Position &start, TimestampTz now,
                      TimestampTz *next) {
     auto *due = static_cast<Due *>(palloc0(sizeof(Due)));
+    if (setback::only() != 0) {
+        due->ids[due->count++] = setback::only(); // whether it is due, its step sees
+        return due;
+    }
     pg::as_owner([&] {
         uint64 count = pg::run(statement, pg::value(batch + 1), pg::oid_value(MyDatabaseId),
                                pg::value(start.at), pg::value(start.id));
@@ -78,10 +83,13 @@ static Due *find_due(pg::Statement *statement, const Position &start, TimestampT
 template <class F> static int64 for_each_due(const Due &due, bool *busy, F step) {
     if (due.count == 0)
         return 0;
+    setback::announce(due.ids, due.count);
     return store::with_jobs([&](store::Table *jobs) {
         history::Archive archive{};
         int64 done = 0;
         for (int i = 0; i < due.count; i++) {
+            if (!setback::comes_to(due.ids[i]))
+                continue;
             if (store::find(jobs, due.ids[i], LockWaitSkip))
                 done += step(jobs, &archive);
             else

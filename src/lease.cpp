@@ -5,6 +5,7 @@
 #include "life.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
+#include "setback.hpp"
 
 namespace pgjobs::lease {
 
@@ -215,12 +216,22 @@ static bool reap_row(store::Table *jobs, history::Archive *archive, const Candid
         correct_entry(jobs, job.id);
         return false;
     }
+    setback::takes(job.id);
     life::Failure failure{};
     failure.outcome = "expired";
     failure.error = expires <= now ? "the lease expired" : "the session of the worker ended";
     failure.retry = true;
     life::fail(jobs, archive, queue, failure, now);
     return true;
+}
+
+// What the reaper comes to next.
+static void announce(const Candidates *found, uint64 from) {
+    int64 ids[batch];
+    int count = 0;
+    for (uint64 i = from; i < found->count && count < batch; i++)
+        ids[count++] = found->jobs[i].id;
+    setback::announce(ids, count);
 }
 
 // A batch of them. Rows that somebody has locked are passed over and left for another time.
@@ -238,6 +249,10 @@ static int64 reap_rows(Candidates *found, TimestampTz now, bool *more, Timestamp
         for (; i < found->count && reaped < batch; i++) {
             const Candidate &job = found->jobs[i];
             CHECK_FOR_INTERRUPTS();
+            if (i % batch == 0)
+                announce(found, i);
+            if (!setback::comes_to(job.id))
+                continue;
             if (store::find(jobs, job.id, LockWaitSkip))
                 reaped += reap_row(jobs, &archive, job, now);
             else if (jobs->busy)
@@ -256,6 +271,11 @@ static int64 reap_rows(Candidates *found, TimestampTz now, bool *more, Timestamp
 int64 reap(TimestampTz now, bool *more, TimestampTz *next) {
     Database *database = this_database();
     Candidates found{};
+    if (setback::only() != 0) {
+        make_space(&found, CurrentMemoryContext, 1);
+        add(&found, setback::only(), PG_INT32_MAX);
+        return reap_rows(&found, now, more, next);
+    }
     bool scan = database == nullptr || pg_atomic_exchange_u32(&database->leases_lost, 0) != 0;
     if (scan) {
         bool complete = true;

@@ -8,12 +8,15 @@
 #include "pg/spi.hpp"
 #include "prepared.hpp"
 #include "process.hpp"
+#include "setback.hpp"
 #include "settings.hpp"
 #include "shared.hpp"
 
 namespace pgjobs::process {
 
 constexpr int64 longest_backoff = 60 * USECS_PER_SEC;
+constexpr int64 longest_singly = USECS_PER_SEC; // jobs of a batch that failed, in one go
+constexpr int most_logged = 10;                 // of them, by name
 constexpr int64 full_look = 60 * USECS_PER_SEC; // the lease list is checked against the table
 
 struct Worker {
@@ -93,10 +96,15 @@ static bool look_for_extension(bool *here) {
     return done;
 }
 
-// Runs `body` in a transaction as the extension's owner, restricted; logs what goes wrong.
-template <class F> static bool duty(int64 *backoff, const char *activity, F body) {
-    pg::Failure failure;
-    bool done = pg::try_transaction(
+// Whether the extension was dropped under our feet: this process will see that and leave.
+static bool extension_gone() {
+    bool here = true;
+    return look_for_extension(&here) && !here;
+}
+
+// Runs `body` in a transaction as the extension's owner, restricted.
+template <class F> static bool attempt(const char *activity, pg::Failure *failure, F body) {
+    return pg::try_transaction(
         activity,
         [&] {
             SetUserIdAndSecContext(relations()->owner,
@@ -104,17 +112,25 @@ template <class F> static bool duty(int64 *backoff, const char *activity, F body
             body();
             SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, 0);
         },
-        &failure);
-    if (done)
-        return true;
+        failure);
+}
+
+static void note_failure(int64 *backoff, const char *activity, const pg::Failure &failure) {
     *backoff = *backoff == 0 ? USECS_PER_SEC / 10 : Min(*backoff * 2, longest_backoff);
-    bool here = true;
-    if (look_for_extension(&here) && !here)
-        return false; // it was dropped under our feet: this process will see that and leave
+    if (extension_gone())
+        return;
     ereport(LOG, errmsg("%s failed: %s", activity, failure.message),
             errdetail("SQLSTATE %s; tried again in " INT64_FORMAT " ms.",
                       unpack_sql_state(failure.sqlstate), *backoff / 1000));
-    return false;
+}
+
+// The same as attempt(); logs what goes wrong.
+template <class F> static bool duty(int64 *backoff, const char *activity, F body) {
+    pg::Failure failure;
+    bool done = attempt(activity, &failure, body);
+    if (!done)
+        note_failure(backoff, activity, failure);
+    return done;
 }
 
 // Ends this process if somebody asked for that. A cancel has nothing to cancel between
@@ -159,22 +175,126 @@ static void send_notifications(Worker *worker) {
     }
 }
 
+// ---- jobs that fail ----
+
+// A duty that works off jobs, in batches. `step` has the contract of duty::promote.
+struct JobDuty {
+    const char *activity;
+    int64 (*step)(TimestampTz now, bool *more, TimestampTz *next);
+    setback::Jobs *jobs;
+};
+
+// One transaction of the duty: a batch, or the job `only`. `done` is how many jobs it changed.
+static bool try_step(const JobDuty &duty, int64 only, bool *more, TimestampTz *next, int64 *done,
+                     pg::Failure *failure) {
+    *more = false;
+    *done = 0;
+    setback::begin(duty.jobs, only);
+    bool good = attempt(duty.activity, failure, [&] {
+        // Not long: others are waiting, and this job is tried again.
+        if (only != 0)
+            set_config_option("lock_timeout", "10ms", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL,
+                              true, 0, false);
+        *done = duty.step(GetCurrentTimestamp(), more, next);
+    });
+    setback::end();
+    return good;
+}
+
+static void serve_between(Worker *worker) {
+    if ((pg_atomic_fetch_and_u32(&worker->database->work, ~uint32{work_notify}) & work_notify) != 0)
+        send_notifications(worker);
+    check_for_end();
+}
+
+static void log_failed(const JobDuty &duty, int64 job, const pg::Failure &failure) {
+    ereport(
+        LOG, errmsg("%s job " INT64_FORMAT " failed: %s", duty.activity, job, failure.message),
+        errdetail("SQLSTATE %s; the job is passed over and tried again, at least once a minute.",
+                  unpack_sql_state(failure.sqlstate)));
+}
+
+// The jobs of a batch that failed, each in a transaction of its own: those that fail alone too are
+// passed over from now on. Not for longer than a second: the other duties wait. False if that has
+// changed nothing.
+static bool one_by_one(Worker *worker, const JobDuty &duty, TimestampTz *next) {
+    int count = duty.jobs->count;
+    if (count == 0 || extension_gone())
+        return false;
+    auto *jobs = static_cast<int64 *>(palloc(sizeof(int64) * count));
+    memcpy(jobs, duty.jobs->suspects, sizeof(int64) * count);
+    TimestampTz end = GetCurrentTimestamp() + longest_singly;
+    bool changed = false;
+    int failures = 0;
+    for (int i = 0; i < count && GetCurrentTimestamp() < end; i++) {
+        if (duty.jobs->failed.has(jobs[i])) // twice among the suspects
+            continue;
+        pg::Failure failure;
+        bool more;
+        int64 done;
+        if (try_step(duty, jobs[i], &more, next, &done, &failure)) {
+            changed |= done > 0;
+        } else if (duty.jobs->failed.note(jobs[i], GetCurrentTimestamp())) {
+            changed = true;
+            if (++failures <= most_logged)
+                log_failed(duty, jobs[i], failure);
+        }
+        serve_between(worker);
+    }
+    if (failures > most_logged)
+        ereport(LOG, errmsg("%s failed for %d more jobs", duty.activity, failures - most_logged));
+    return changed;
+}
+
+// Jobs that have failed and whose time has come: those that succeed are no special ones any more.
+static void try_again(Worker *worker, const JobDuty &duty, TimestampTz *next) {
+    core::Setbacks *failed = &duty.jobs->failed;
+    TimestampTz now = GetCurrentTimestamp();
+    TimestampTz end = now + longest_singly;
+    for (int i = 0; i < failed->count && GetCurrentTimestamp() < end;) {
+        int64 job = failed->list[i].job;
+        if (failed->list[i].again > now) {
+            i++;
+            continue;
+        }
+        pg::Failure failure;
+        bool more;
+        int64 done;
+        if (try_step(duty, job, &more, next, &done, &failure))
+            failed->forget(job);
+        else
+            failed->note(job, GetCurrentTimestamp());
+        serve_between(worker);
+    }
+    *next = Min(*next, failed->next(never));
+}
+
 // Repeats a batched duty until nothing is due, with notifications in between.
-template <class F>
-static bool in_batches(Worker *worker, const char *activity, TimestampTz *next, F step) {
+static bool in_batches(Worker *worker, const JobDuty &duty, TimestampTz *next) {
     bool more = true;
     while (more) {
-        more = false;
-        TimestampTz now = GetCurrentTimestamp();
-        if (!duty(&worker->backoff, activity, [&] { step(now, &more, next); }))
-            return false;
-        if ((pg_atomic_fetch_and_u32(&worker->database->work, ~uint32{work_notify}) &
-             work_notify) != 0)
-            send_notifications(worker);
-        check_for_end();
+        pg::Failure failure;
+        int64 done;
+        if (!try_step(duty, 0, &more, next, &done, &failure)) {
+            if (!one_by_one(worker, duty, next)) {
+                note_failure(&worker->backoff, duty.activity, failure);
+                return false;
+            }
+            more = false;
+            *next = GetCurrentTimestamp(); // go on, but after the other duties
+        }
+        serve_between(worker);
     }
+    try_again(worker, duty, next);
     return true;
 }
+
+static setback::Jobs setbacks[3]; // large: not on the stack
+static const JobDuty reaping = {"pgjobs: reaping", lease::reap, &setbacks[0]};
+static const JobDuty promoting = {"pgjobs: promoting", duty::promote, &setbacks[1]};
+static const JobDuty expiring = {"pgjobs: expiring", duty::expire, &setbacks[2]};
+
+// ---- all of them ----
 
 static bool keep_history(Worker *worker) {
     TimestampTz now = GetCurrentTimestamp();
@@ -213,11 +333,11 @@ static void run_duties(Worker *worker) {
     look_for_prepared(worker);
 
     TimestampTz next = never;
-    bool done = in_batches(worker, "pgjobs: reaping", &next, lease::reap);
+    bool done = in_batches(worker, reaping, &next);
     if (!done)
         pg_atomic_write_u32(&database->leases_lost, 1);
-    done &= in_batches(worker, "pgjobs: promoting", &next, duty::promote);
-    done &= in_batches(worker, "pgjobs: expiring", &next, duty::expire);
+    done &= in_batches(worker, promoting, &next);
+    done &= in_batches(worker, expiring, &next);
     done &= keep_history(worker);
     if (done)
         worker->backoff = 0;
@@ -326,8 +446,11 @@ static void work_until_idle(Worker *worker) {
         MemoryContextSwitchTo(context);
         uint32 epoch = pg_atomic_read_u32(&database->epoch);
         bool here = true;
-        if (epoch != worker->epoch && look_for_extension(&here))
+        if (epoch != worker->epoch && look_for_extension(&here)) {
             worker->epoch = epoch;
+            for (setback::Jobs &jobs : setbacks)
+                jobs.failed.count = 0; // another extension, other jobs
+        }
         if (!here || !database->listed)
             return;
         bool pins_left;
