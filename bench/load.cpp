@@ -430,16 +430,16 @@ private:
         for (int i = 0; i < options_.workers; i++) {
             listening_.emplace_back();
             system_->prepare_worker(listening_.back());
+            listening_.back().send("wait");
         }
+        std::this_thread::sleep_for(std::chrono::seconds(2)); // until all sleep
         add_client([this](Client &self) { wait_all(self); });
     }
 
     void wait_all(Client &self) {
         std::vector<pollfd> sockets;
-        for (Connection &connection : listening_) {
-            connection.send("wait");
+        for (const Connection &connection : listening_)
             sockets.push_back({PQsocket(connection.raw()), POLLIN, 0});
-        }
         while (!gate_.drained()) {
             if (poll(sockets.data(), sockets.size(), 200) <= 0)
                 continue;
@@ -463,7 +463,9 @@ private:
         const bool lives = options_.workers > 0;
         const Samples &counted = lives ? all.complete : all.enqueue;
         double from = options_.warmup, to = options_.warmup + options_.seconds;
-        if (options_.mode == "life" && options_.producers == 0)
+        if (options_.mode != "life")
+            from = 0, to = options_.seconds;
+        else if (options_.producers == 0)
             from = 0, to = std::max(1e-6, counted.last()) + 1e-6; // the time that the drain took
 
         std::string text = "{\"system\": \"" + options_.system + '"';
