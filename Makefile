@@ -80,9 +80,13 @@ format:
 	find src test bench -name '*.[ch]pp' 2>/dev/null | xargs clang-format-14 -i
 
 bench bench-quick:
-	@test -x bench/run || { echo 'no benchmark yet'; exit 1; }
-	tools/install-packages bench
+	tools/install-packages $@
 	bench/run $(if $(filter %-quick,$@),--quick)
+
+build/bench/load: $(wildcard bench/*.cpp bench/*.hpp) Makefile
+	@mkdir -p $(@D)
+	$(CXX) -std=c++20 -O2 -Wall -Wextra -pthread -I$(shell $(PG_CONFIG) --includedir) \
+		$(filter %.cpp,$^) -o $@ -lpq
 
 dist:
 	mkdir -p build
