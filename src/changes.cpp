@@ -329,6 +329,11 @@ core::Place own_place(int32 queue, int16 stage, int32 last) {
     return own;
 }
 
+void due_at(TimestampTz at) {
+    begin();
+    note_due(at);
+}
+
 void everything_changed() {
     begin();
     set(&pending.everything);

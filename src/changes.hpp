@@ -43,6 +43,9 @@ void left_ready(const Facts &row);
 // touched one; core::last_place without.
 core::Place own_place(int32 queue, int16 stage, int32 last);
 
+// At commit: something is due then.
+void due_at(TimestampTz at);
+
 // All rows may have changed.
 void everything_changed();
 

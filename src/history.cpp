@@ -68,7 +68,7 @@ static void make_partition(TimestampTz start) {
 }
 
 void prepare_partitions(int64 retention, TimestampTz now) {
-    TimestampTz first = day_of(now + Max(retention, shortest_receipt));
+    TimestampTz first = day_of(now + Max(retention, shortest_keep));
     for (int i = 0; i < 8; i++)
         if (!OidIsValid(leaf_oid(first + i * day)))
             make_partition(first + i * day);
@@ -81,7 +81,9 @@ static void open_leaf(Archive *archive, store::Table *jobs, TimestampTz keep_unt
     TimestampTz start = day_of(keep_until);
     if (archive->leaf != nullptr && archive->leaf_start == start)
         return;
-    close(archive);
+    if (archive->leaf != nullptr)
+        store::close(archive->leaf);
+    archive->leaf = nullptr;
     if (!OidIsValid(leaf_oid(start)))
         pg::as_owner([&] { make_partition(start); });
     archive->leaf = pg::in_context(jobs->context, [&] { return store::open(leaf_oid(start)); });
@@ -89,6 +91,8 @@ static void open_leaf(Archive *archive, store::Table *jobs, TimestampTz keep_unt
 }
 
 void close(Archive *archive) {
+    if (archive->receipts != nullptr)
+        receipt::write(archive->receipts);
     if (archive->leaf != nullptr)
         store::close(archive->leaf);
     archive->leaf = nullptr;
@@ -101,9 +105,9 @@ static void copy(store::Table *jobs, Col from, store::Table *leaf, Past to) {
         store::set(leaf, to, datum);
 }
 
-// What a repeated complete needs, and all that a queue leaves that keeps nothing.
-static void write_receipt(store::Table *jobs, store::Table *leaf, TimestampTz keep_until,
-                          const Ending &ending) {
+// What a repeated call needs, and all that a queue leaves that keeps nothing.
+static void write_frame(store::Table *jobs, store::Table *leaf, TimestampTz keep_until,
+                        const Ending &ending) {
     store::set(leaf, Past::keep_until, TimestampTzGetDatum(keep_until));
     store::set(leaf, Past::finished_at, TimestampTzGetDatum(ending.at));
     store::set(leaf, Past::state, Int16GetDatum(core::history_code(ending.state)));
@@ -143,17 +147,33 @@ static void write_contents(store::Table *jobs, store::Table *leaf, const Ending 
         store::set(leaf, Past::attempts, ending.attempts);
 }
 
-void finish(Archive *archive, store::Table *jobs, const Queue *queue, const Ending &ending) {
-    int64 kept = ending.state == core::State::dead ? queue->dead_retention : queue->retention;
-    TimestampTz keep_until = ending.at + Max(kept, shortest_receipt);
+static void give_receipt(Archive *archive, store::Table *jobs, const Queue *queue, int64 token) {
+    if (archive->receipts == nullptr)
+        archive->receipts = static_cast<receipt::Pad *>(
+            MemoryContextAllocZero(jobs->context, sizeof(receipt::Pad)));
+    receipt::add(archive->receipts, queue->id, {store::get_int64(jobs, Col::id, 0), token});
+}
+
+static void write(Archive *archive, store::Table *jobs, const Ending &ending, int64 kept) {
+    TimestampTz keep_until = ending.at + Max(kept, shortest_keep);
     open_leaf(archive, jobs, keep_until);
     store::start_row(archive->leaf);
-    write_receipt(jobs, archive->leaf, keep_until, ending);
+    write_frame(jobs, archive->leaf, keep_until, ending);
     if (kept > 0)
         write_contents(jobs, archive->leaf, ending);
     store::insert(archive->leaf);
+}
+
+bool finish(Archive *archive, store::Table *jobs, const Queue *queue, const Ending &ending) {
     changes::final_state = ending.state;
-    store::remove(jobs);
+    if (!store::remove_if_current(jobs))
+        return false;
+    int64 kept = ending.state == core::State::dead ? queue->dead_retention : queue->retention;
+    if (kept == 0 && ending.state == core::State::completed)
+        give_receipt(archive, jobs, queue, ending.done_token);
+    else
+        write(archive, jobs, ending, kept);
+    return true;
 }
 
 bool lock(Oid leaf, ItemPointerData tid) {

@@ -2,17 +2,20 @@
 #pragma once
 
 #include "catalog.hpp"
+#include "receipt.hpp"
 #include "store.hpp"
 
 namespace pgjobs::history {
 
-// A completed job's receipt is kept this long at least, so that a repeated complete is understood.
-constexpr int64 shortest_receipt = 10 * USECS_PER_MINUTE;
+// A finished job is kept this long at least, so that a repeated call is understood; one that was
+// completed in a queue without history leaves a receipt only.
+constexpr int64 shortest_keep = 10 * USECS_PER_MINUTE;
 
 // Moves finished jobs out of the live table. Keeps the partition open that it wrote to last.
 struct Archive {
     store::Table *leaf;
     TimestampTz leaf_start; // of the open leaf
+    receipt::Pad *receipts; // nullptr without
 };
 
 // How a job ended.
@@ -28,9 +31,10 @@ struct Ending {
     int64 done_token;  // 0: as it is
 };
 
-// Writes the locked job `found` into history as ended and removes it from the live table. Open the
-// archive with {} and close it after the last job, before the table of jobs.
-void finish(Archive *archive, store::Table *jobs, const Queue *queue, const Ending &ending);
+// Removes the job `found` from the live table and writes it into history as ended. False, with
+// nothing done, if it was found without a lock and has changed since. Open the archive with {} and
+// close it after the last job, before the table of jobs.
+bool finish(Archive *archive, store::Table *jobs, const Queue *queue, const Ending &ending);
 void close(Archive *archive);
 
 // Locks a finished job, found by a query of this transaction, for whoever brings it back; false if

@@ -266,35 +266,46 @@ State fail(store::Table *jobs, history::Archive *archive, const Queue *queue,
     return State::scheduled;
 }
 
-State complete(store::Table *jobs, history::Archive *archive, const Queue *queue, int16 stage,
-               bool result_null, Datum result, TimestampTz now) {
+static bool finish(store::Table *jobs, history::Archive *archive, const Queue *queue,
+                   const Completion &completion, TimestampTz now) {
+    history::Ending ending{};
+    ending.state = State::completed;
+    ending.at = now;
+    ending.has_result = true;
+    ending.result_null = completion.result_null;
+    ending.result = completion.result;
+    ending.done_token = store::get_int64(jobs, Col::token, 0);
+    return history::finish(archive, jobs, queue, ending);
+}
+
+static void hand_on(store::Table *jobs, const Queue *queue, const Completion &completion,
+                    TimestampTz now) {
     int64 token = store::get_int64(jobs, Col::token, 0);
-    if (stage == 0) {
-        history::Ending ending{};
-        ending.state = State::completed;
-        ending.at = now;
-        ending.has_result = true;
-        ending.result_null = result_null;
-        ending.result = result;
-        ending.done_token = token;
-        history::finish(archive, jobs, queue, ending);
-        return State::completed;
-    }
     Datum attempts = with_attempt(jobs, queue, "completed", nullptr, now);
     start_change(jobs);
     drop_lease(jobs);
     store::set(jobs, Col::attempts, attempts);
-    store::set(jobs, Col::stage, Int16GetDatum(stage));
+    store::set(jobs, Col::stage, Int16GetDatum(completion.stage));
     store::set(jobs, Col::attempt, Int32GetDatum(0));
     store::set(jobs, Col::done_token, Int64GetDatum(token));
     store::set_null(jobs, Col::error);
-    if (result_null)
+    if (completion.result_null)
         store::set_null(jobs, Col::result);
     else
-        store::set(jobs, Col::result, result);
+        store::set(jobs, Col::result, completion.result);
     set_due(jobs, now, now);
     store::update(jobs);
-    return State::ready;
+}
+
+bool complete(store::Table *jobs, history::Archive *archive, const Queue *queue,
+              Completion *completion, TimestampTz now) {
+    completion->state = completion->stage == 0 ? State::completed : State::ready;
+    if (completion->stage == 0)
+        return finish(jobs, archive, queue, *completion, now);
+    if (!store::lock_found(jobs))
+        return false;
+    hand_on(jobs, queue, *completion, now);
+    return true;
 }
 
 void cancel(store::Table *jobs, history::Archive *archive, const Queue *queue, const char *error,

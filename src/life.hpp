@@ -61,9 +61,16 @@ struct Failure {
 core::State fail(store::Table *jobs, history::Archive *archive, const Queue *queue,
                  const Failure &failure, TimestampTz now);
 
-// running -> ready in `stage`, or completed if that is 0.
-core::State complete(store::Table *jobs, history::Archive *archive, const Queue *queue, int16 stage,
-                     bool result_null, Datum result, TimestampTz now);
+// running -> ready in `stage`, or completed if that is 0. False, with nothing done, if the job was
+// found without a lock and has changed since.
+struct Completion {
+    int16 stage;
+    bool result_null;
+    Datum result;
+    core::State state; // out
+};
+bool complete(store::Table *jobs, history::Archive *archive, const Queue *queue,
+              Completion *completion, TimestampTz now);
 
 // Any open state -> cancelled.
 void cancel(store::Table *jobs, history::Archive *archive, const Queue *queue, const char *error,

@@ -4,6 +4,7 @@
 #include "lookup.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
+#include "receipt.hpp"
 #include "settings.hpp"
 #include "shared.hpp"
 #include "store.hpp"
@@ -292,8 +293,13 @@ struct Finish {
 static Finish look(int64 job, bool readable, MemoryContext caller) {
     return pg::as_owner([&] {
         Finish finish{};
-        if (pg::run(&select_state, pg::value(job)) == 0)
-            no_such_job(job);
+        if (pg::run(&select_state, pg::value(job)) == 0) {
+            if (receipt::find(job, 0) == 0)
+                no_such_job(job);
+            finish.finished = finish.nulls[1] = true;
+            pg::in_context(caller, [&] { finish.values[0] = CStringGetTextDatum("completed"); });
+            return finish;
+        }
         finish.finished = pg::bool_at(0, 3);
         finish.nulls[1] = !readable || pg::is_null(0, 2);
         pg::in_context(caller, [&] {

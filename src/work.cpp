@@ -258,10 +258,10 @@ static const char *why_lost(store::Table *jobs) {
     }
 }
 
-// Locks the job and makes sure that the token is the current one and the right is there. The queue;
+// Finds the job and makes sure that the token is the current one and the right is there. The queue;
 // nullptr for a lost lease where that is to be skipped.
-static const Queue *hold_fence(store::Table *jobs, int64 id, int64 token, OnLost on_lost) {
-    bool found = store::find(jobs, id, LockWaitBlock);
+static const Queue *look_at_fence(store::Table *jobs, int64 id, int64 token, OnLost on_lost) {
+    bool found = store::find_unlocked(jobs, id);
     const Queue *queue = found ? find_queue(store::get_int32(jobs, Col::queue_id)) : nullptr;
     if (queue != nullptr)
         require_right(queue, work);
@@ -273,6 +273,16 @@ static const Queue *hold_fence(store::Table *jobs, int64 id, int64 token, OnLost
                            : "There is no such open job: it was finished, cancelled or removed. "
                              "Arguments are the id, then the token.");
     return nullptr;
+}
+
+// The same, and locks the job.
+static const Queue *hold_fence(store::Table *jobs, int64 id, int64 token, OnLost on_lost) {
+    for (;;) {
+        const Queue *queue = look_at_fence(jobs, id, token, on_lost);
+        if (queue == nullptr || store::lock_found(jobs))
+            return queue;
+        CHECK_FOR_INTERRUPTS(); // it has changed meanwhile: judge it anew
+    }
 }
 
 // The common arguments of the verbs on one job.
@@ -354,6 +364,9 @@ static constinit pg::Statement select_receipt{
 // The queue in whose history the job was completed with this token; 0 without. `state` is what that
 // complete answered: a job that died or was cancelled afterwards had gone to its next stage.
 static int32 receipt_of(const OneJob &job, State *state) {
+    *state = State::completed;
+    if (int32 queue = receipt::find(job.id, job.token); queue != 0)
+        return queue;
     return pg::as_owner([&]() -> int32 {
         if (pg::run(&select_receipt, pg::value(job.id), pg::value(job.token)) == 0)
             return 0;
@@ -377,28 +390,33 @@ static bool was_completed(store::Table *jobs, const OneJob &job, State *state) {
     return queue != nullptr;
 }
 
-// Runs `step(jobs, archive, queue, place, now)` on each job whose lease is held; `repeatable`
-// counts those too whose complete was accepted before.
-template <class F> static Datum for_each_fenced(ManyJobs *many, bool repeatable, F step) {
+// Runs `step(jobs, archive, queue, place, now)` on each job whose lease is held; it returns false
+// if the job was not locked and has changed. `locked`: the step needs the lock. `repeatable` counts
+// those too whose complete was accepted before.
+template <class F>
+static Datum for_each_fenced(ManyJobs *many, bool locked, bool repeatable, F step) {
     store::with_jobs([&](store::Table *jobs) {
         history::Archive archive{};
         MemoryContext per_job =
             AllocSetContextCreate(CurrentMemoryContext, "pgjobs job", ALLOCSET_DEFAULT_SIZES);
-        for (int i = 0; i < many->count; i++) {
+        for (int i = 0; i < many->count;) {
             const ManyJobs::Item &item = many->items[i];
-            const Queue *queue = hold_fence(jobs, item.id, item.token, OnLost::skip);
+            auto look = locked ? hold_fence : look_at_fence;
+            const Queue *queue = look(jobs, item.id, item.token, OnLost::skip);
             State state;
             bool repeated = queue == nullptr && repeatable &&
                             was_completed(jobs, {item.id, item.token}, &state);
             if (queue == nullptr && !repeated && many->on_lost == OnLost::error)
-                hold_fence(jobs, item.id, item.token, OnLost::error);
-            if (queue != nullptr)
-                pg::in_context(per_job, [&] {
-                    step(jobs, &archive, queue, item.place, GetCurrentTimestamp());
-                });
+                look_at_fence(jobs, item.id, item.token, OnLost::error);
+            bool done = queue == nullptr || pg::in_context(per_job, [&] {
+                            return step(jobs, &archive, queue, item.place, GetCurrentTimestamp());
+                        });
             MemoryContextReset(per_job);
+            if (!done)
+                continue;
             if (queue != nullptr || repeated)
                 many->done[many->done_count++] = item.id;
+            i++;
         }
         MemoryContextDelete(per_job);
         history::close(&archive);
@@ -421,18 +439,26 @@ PGJOBS_FUNCTION(complete) {
     Datum result = result_null ? 0 : life::checked_json(PG_GETARG_DATUM(2), "result");
     char *next_stage = pg::optional_string(fcinfo, 3);
     State state = store::with_jobs([&](store::Table *jobs) {
-        const Queue *queue = hold_fence(jobs, job.id, job.token, OnLost::skip);
-        State answer;
-        if (queue == nullptr && was_completed(jobs, job, &answer))
-            return answer;
-        if (queue == nullptr)
-            hold_fence(jobs, job.id, job.token, OnLost::error);
-        int16 next = next_of(queue, store::get_int16(jobs, Col::stage), next_stage);
-        history::Archive archive{};
-        answer =
-            life::complete(jobs, &archive, queue, next, result_null, result, GetCurrentTimestamp());
-        history::close(&archive);
-        return answer;
+        for (;;) {
+            const Queue *queue = look_at_fence(jobs, job.id, job.token, OnLost::skip);
+            State answer;
+            if (queue == nullptr && was_completed(jobs, job, &answer))
+                return answer;
+            if (queue == nullptr) {
+                look_at_fence(jobs, job.id, job.token, OnLost::error);
+                continue; // not lost after all
+            }
+            life::Completion completion{};
+            completion.stage = next_of(queue, store::get_int16(jobs, Col::stage), next_stage);
+            completion.result_null = result_null;
+            completion.result = result;
+            history::Archive archive{};
+            bool done = life::complete(jobs, &archive, queue, &completion, GetCurrentTimestamp());
+            history::close(&archive);
+            if (done)
+                return completion.state;
+            CHECK_FOR_INTERRUPTS();
+        }
     });
     PG_RETURN_TEXT_P(cstring_to_text(core::name_of(state)));
 }
@@ -445,12 +471,14 @@ PGJOBS_FUNCTION(complete_many) {
     pg::check_lengths(ids, "ids", results, "results");
     auto step = [&](store::Table *jobs, history::Archive *archive, const Queue *queue, int place,
                     TimestampTz now) {
-        bool null = results.data == nullptr || results.nulls[place];
-        Datum result = null ? 0 : life::checked_json(results.data[place], "result");
-        int16 next = next_of(queue, store::get_int16(jobs, Col::stage), nullptr);
-        life::complete(jobs, archive, queue, next, null, result, now);
+        life::Completion completion{};
+        completion.result_null = results.data == nullptr || results.nulls[place];
+        if (!completion.result_null)
+            completion.result = life::checked_json(results.data[place], "result");
+        completion.stage = next_of(queue, store::get_int16(jobs, Col::stage), nullptr);
+        return life::complete(jobs, archive, queue, &completion, now);
     };
-    PG_RETURN_DATUM(for_each_fenced(&many, true, step));
+    PG_RETURN_DATUM(for_each_fenced(&many, false, true, step));
 }
 
 // ---- fail ----
@@ -496,7 +524,7 @@ PGJOBS_FUNCTION(fail_many) {
     pg::Elements ids = pg::required_elements(fcinfo, 0, "ids", INT8OID);
     pg::check_lengths(ids, "ids", errors, "errors");
     bool retry = pg::required_bool(fcinfo, 3, "retry");
-    PG_RETURN_DATUM(for_each_fenced(&many, false,
+    PG_RETURN_DATUM(for_each_fenced(&many, true, false,
                                     [&](store::Table *jobs, history::Archive *archive,
                                         const Queue *queue, int place, TimestampTz now) {
                                         bool null = errors.data == nullptr || errors.nulls[place];
@@ -507,6 +535,7 @@ PGJOBS_FUNCTION(fail_many) {
                                         failure.retry = retry;
                                         failure.due_at = retry_time(jobs, queue, -1, now);
                                         life::fail(jobs, archive, queue, failure, now);
+                                        return true;
                                     }));
 }
 
@@ -561,10 +590,12 @@ PGJOBS_FUNCTION(extend) {
 PGJOBS_FUNCTION(extend_many) {
     ManyJobs many = many_jobs(fcinfo, 3, "pgjobs.extend_many()");
     int64 lease = pg::optional_interval(fcinfo, 2, "lease", shortest_lease, 0);
-    PG_RETURN_DATUM(
-        for_each_fenced(&many, false,
-                        [&](store::Table *jobs, history::Archive *, const Queue *queue, int,
-                            TimestampTz now) { extend_lease(jobs, queue, lease, now); }));
+    PG_RETURN_DATUM(for_each_fenced(
+        &many, true, false,
+        [&](store::Table *jobs, history::Archive *, const Queue *queue, int, TimestampTz now) {
+            extend_lease(jobs, queue, lease, now);
+            return true;
+        }));
 }
 
 // pgjobs.progress(id, token, fraction, note) -> void

@@ -8,6 +8,7 @@
 #include "pg/spi.hpp"
 #include "prepared.hpp"
 #include "process.hpp"
+#include "receipt.hpp"
 #include "setback.hpp"
 #include "settings.hpp"
 #include "shared.hpp"
@@ -21,13 +22,15 @@ constexpr int64 full_look = 60 * USECS_PER_SEC; // the lease list is checked aga
 
 struct Worker {
     Database *database;
-    uint32 epoch;            // of the extension when this worker began
-    TimestampTz history_due; // when the partitions are looked at next
-    TimestampTz leases_due;  // when the lease list is checked next
-    TimestampTz busy_until;  // stay at least until then
-    int64 backoff;           // after an error; 0 without
-    int64 notify_backoff;    // the same for notifications
-    TimestampTz notify_due;  // sending has failed: tried again then; 0 otherwise
+    uint32 epoch;                // of the extension when this worker began
+    TimestampTz history_due;     // when the partitions are looked at next
+    TimestampTz receipts_looked; // when the receipts were looked at last
+    TimestampTz receipts_due;    // when they are to be looked at next
+    TimestampTz leases_due;      // when the lease list is checked next
+    TimestampTz busy_until;      // stay at least until then
+    int64 backoff;               // after an error; 0 without
+    int64 notify_backoff;        // the same for notifications
+    TimestampTz notify_due;      // sending has failed: tried again then; 0 otherwise
 };
 
 // ---- coming and going ----
@@ -307,6 +310,18 @@ static bool keep_history(Worker *worker) {
     return done;
 }
 
+static bool rotate_receipts(Worker *worker) {
+    TimestampTz now = GetCurrentTimestamp();
+    if (now < worker->receipts_looked + USECS_PER_MINUTE && now < worker->receipts_due)
+        return true;
+    TimestampTz next = never;
+    bool done = duty(&worker->backoff, "pgjobs: rotating receipts",
+                     [&] { pg::as_owner([&] { receipt::rotate(now, &next); }); });
+    worker->receipts_looked = now;
+    worker->receipts_due = next;
+    return done;
+}
+
 // Until all are known, claims go no further than they must.
 static void look_for_prepared(Worker *worker) {
     pg_atomic_uint32 *lost = &worker->database->prepared_lost;
@@ -339,6 +354,8 @@ static void run_duties(Worker *worker) {
     done &= in_batches(worker, promoting, &next);
     done &= in_batches(worker, expiring, &next);
     done &= keep_history(worker);
+    done &= rotate_receipts(worker);
+    next = Min(next, worker->receipts_due);
     if (done)
         worker->backoff = 0;
     else

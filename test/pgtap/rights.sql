@@ -118,7 +118,10 @@ INSERT INTO verbs VALUES
 ('_reap', NULL, NULL, 'sql', $$SELECT pgjobs._reap(now()) = 0$$),
 ('_promote', NULL, NULL, 'sql', $$SELECT pgjobs._promote(now()) = 0$$),
 ('_expire', NULL, NULL, 'sql', $$SELECT pgjobs._expire(now()) = 0$$),
-('_keep_history', NULL, NULL, 'sql', $$SELECT pgjobs._keep_history(now()) = 0$$);
+('_keep_history', NULL, NULL, 'sql', $$SELECT pgjobs._keep_history(now()) = 0$$),
+('_rotate_receipts', NULL, NULL, 'sql', $$SELECT pgjobs._rotate_receipts(now()) IS NOT NULL$$),
+('_check_frontier', NULL, NULL, 'sql', $$SELECT pgjobs._check_frontier() = 0$$),
+('_reset_hints', NULL, NULL, 'sql', $$SELECT pgjobs._reset_hints() IS NOT NULL$$);
 -- The tables: nobody but administrators.
 INSERT INTO verbs
 SELECT p || ' ' || t, NULL, NULL, 'table', CASE p

@@ -142,14 +142,16 @@ SELECT is_empty(
 
 SELECT set_eq(
     $$SELECT relname FROM relations WHERE relkind IN ('r', 'p')$$,
-    ARRAY['queue', 'stage', 'acl', 'home', 'job', 'history'], 'tables');
+    ARRAY['queue', 'stage', 'acl', 'home', 'job', 'history',
+        'receipt_0', 'receipt_1', 'receipt_2'], 'tables');
 SELECT set_eq(
     $$SELECT relname FROM relations WHERE relkind = 'S'$$,
     ARRAY['queue_id_seq', 'job_id_seq'], 'sequences');
 SELECT set_eq(
     $$SELECT relname FROM relations WHERE relkind IN ('i', 'I')$$,
     ARRAY['queue_pkey', 'queue_name_key', 'stage_pkey', 'stage_name_key', 'acl_pkey', 'home_pkey',
-        'job_pkey', 'job_due', 'job_scheduled', 'job_expires', 'job_unique_key'],
+        'job_pkey', 'job_due', 'job_scheduled', 'job_expires', 'job_unique_key',
+        'receipt_0_last_id', 'receipt_1_last_id', 'receipt_2_last_id'],
     'indexes');
 SELECT is((SELECT indpred IS NOT NULL FROM pg_index WHERE indexrelid = 'pgjobs.job_due'::regclass), true,
     'the index of due jobs is partial');
