@@ -81,7 +81,7 @@ bool scan_due(Table *jobs, const Range &range, bool (*visit)(Table *, void *), v
     bool more = true;
     while (more && index_getnext_slot(scan, ForwardScanDirection, jobs->found)) {
         CHECK_FOR_INTERRUPTS();
-        jobs->locked = false;
+        jobs->locked = jobs->facts_known = false;
         more = visit(jobs, argument);
     }
     index_endscan(scan);

@@ -9,13 +9,23 @@ using core::State;
 using core::Waiting;
 using store::Col;
 
+// Random numbers come many at a time: a call costs more than they do.
+static uint64 next_random() {
+    static uint64 pool[64];
+    static size_t left;
+    if (left == 0) {
+        if (!pg_strong_random(pool, sizeof(pool)))
+            ereport(ERROR, errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not get random bytes"));
+        left = lengthof(pool);
+    }
+    return pool[--left];
+}
+
 int64 random_token() {
     uint64 random;
-    do {
-        if (!pg_strong_random(&random, sizeof(random)))
-            ereport(ERROR, errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not get random bytes"));
-        random &= (UINT64CONST(1) << 53) - 1;
-    } while (random == 0);
+    do
+        random = next_random() & ((UINT64CONST(1) << 53) - 1);
+    while (random == 0);
     return static_cast<int64>(random);
 }
 
@@ -165,20 +175,26 @@ static Datum with_attempt(store::Table *jobs, const Queue *queue, const char *ou
 
 // ---- steps ----
 
-void start(store::Table *jobs, Claim *claim, TimestampTz now) {
+bool start(store::Table *jobs, Claim *claim, TimestampTz now) {
     claim->attempt = store::get_int32(jobs, Col::attempt) + 1;
     start_change(jobs);
     store::set(jobs, Col::token, Int64GetDatum(claim->token));
     store::set(jobs, Col::attempt, Int32GetDatum(claim->attempt));
     store::set(jobs, Col::started_at, TimestampTzGetDatum(now));
-    store::set(jobs, Col::worker, CStringGetTextDatum(claim->worker));
+    store::set(jobs, Col::worker, claim->worker);
     if (claim->lease_expires_at != never)
         store::set(jobs, Col::lease_expires_at, TimestampTzGetDatum(claim->lease_expires_at));
     if (claim->hold_session != 0) {
         store::set(jobs, Col::hold_epoch, Int64GetDatum(claim->hold_epoch));
         store::set(jobs, Col::hold_session, Int64GetDatum(claim->hold_session));
     }
-    store::update(jobs);
+    if (jobs->locked)
+        store::update(jobs);
+    else if (!store::update_if_free(jobs))
+        return false;
+    else
+        store::remember(jobs);
+    return true;
 }
 
 void give_back(store::Table *jobs) {
@@ -278,7 +294,7 @@ static bool finish(store::Table *jobs, history::Archive *archive, const Queue *q
     return history::finish(archive, jobs, queue, ending);
 }
 
-static void hand_on(store::Table *jobs, const Queue *queue, const Completion &completion,
+static bool hand_on(store::Table *jobs, const Queue *queue, const Completion &completion,
                     TimestampTz now) {
     int64 token = store::get_int64(jobs, Col::token, 0);
     Datum attempts = with_attempt(jobs, queue, "completed", nullptr, now);
@@ -294,7 +310,7 @@ static void hand_on(store::Table *jobs, const Queue *queue, const Completion &co
     else
         store::set(jobs, Col::result, completion.result);
     set_due(jobs, now, now);
-    store::update(jobs);
+    return store::update_if_current(jobs);
 }
 
 bool complete(store::Table *jobs, history::Archive *archive, const Queue *queue,
@@ -302,10 +318,7 @@ bool complete(store::Table *jobs, history::Archive *archive, const Queue *queue,
     completion->state = completion->stage == 0 ? State::completed : State::ready;
     if (completion->stage == 0)
         return finish(jobs, archive, queue, *completion, now);
-    if (!store::lock_found(jobs))
-        return false;
-    hand_on(jobs, queue, *completion, now);
-    return true;
+    return hand_on(jobs, queue, *completion, now);
 }
 
 void cancel(store::Table *jobs, history::Archive *archive, const Queue *queue, const char *error,

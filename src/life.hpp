@@ -41,10 +41,11 @@ struct Claim {
     TimestampTz lease_expires_at; // never: no end
     int64 hold_epoch;             // 0: a time lease
     int64 hold_session;
-    const char *worker;
+    Datum worker;  // text
     int32 attempt; // out
 };
-void start(store::Table *jobs, Claim *claim, TimestampTz now);
+// False, with nothing done, if `found` is not locked and somebody has it or may have it.
+bool start(store::Table *jobs, Claim *claim, TimestampTz now);
 
 // running -> ready or scheduled, without counting the attempt.
 void give_back(store::Table *jobs);

@@ -76,6 +76,7 @@ Table *open(Oid oid) {
             set_up_executor(table);
         TupleDesc shape = RelationGetDescr(relation);
         table->found = MakeSingleTupleTableSlot(shape, &TTSOpsBufferHeapTuple);
+        table->newest = MakeSingleTupleTableSlot(shape, &TTSOpsBufferHeapTuple);
         table->next = MakeSingleTupleTableSlot(shape, &TTSOpsHeapTuple);
         auto count = static_cast<Size>(shape->natts);
         table->values = static_cast<Datum *>(palloc0((sizeof(Datum) + 2 * sizeof(bool)) * count));
@@ -91,7 +92,10 @@ void close(Table *table) {
     write_added(table);
     if (table->layout == nullptr)
         end_executor(table);
+    if (table->id_scan != nullptr)
+        index_endscan(table->id_scan);
     ExecDropSingleTupleTableSlot(table->found);
+    ExecDropSingleTupleTableSlot(table->newest);
     ExecDropSingleTupleTableSlot(table->next);
     for (int i = 0; i < table->slot_count; i++)
         ExecDropSingleTupleTableSlot(table->slots[i]);
@@ -190,6 +194,43 @@ changes::Facts facts_of(TupleTableSlot *slot) {
     return facts;
 }
 
+const changes::Facts &facts(Table *jobs) {
+    if (!jobs->facts_known)
+        jobs->facts = facts_of(jobs->found);
+    jobs->facts_known = true;
+    return jobs->facts;
+}
+
+template <class T> static T column_set(Table *jobs, Col column, T as_before, T absent) {
+    int i = static_cast<int>(column) - 1;
+    if (!jobs->replace[i])
+        return as_before;
+    return jobs->nulls[i] ? absent : static_cast<T>(jobs->values[i]);
+}
+
+// Of the row under construction, which was `before`.
+static changes::Facts facts_set(Table *jobs, const changes::Facts &before) {
+    changes::Facts facts = before;
+    facts.due_at = column_set(jobs, Col::due_at, before.due_at, int64{0});
+    facts.stage = column_set(jobs, Col::stage, before.stage, int16{0});
+    facts.priority = column_set(jobs, Col::priority, before.priority, int16{0});
+    facts.attempt = column_set(jobs, Col::attempt, before.attempt, int32{0});
+    facts.rev = column_set(jobs, Col::rev, before.rev, int32{0});
+    facts.lease_expires_at =
+        column_set(jobs, Col::lease_expires_at, before.lease_expires_at, int64{never});
+    facts.hold_session = column_set(jobs, Col::hold_session, before.hold_session, int64{0});
+    facts.expires_at = column_set(jobs, Col::expires_at, before.expires_at, int64{never});
+    auto was_waiting = before.state == core::State::blocked     ? core::Waiting::blocked
+                       : before.state == core::State::scheduled ? core::Waiting::scheduled
+                                                                : core::Waiting::due;
+    auto waiting = static_cast<core::Waiting>(
+        column_set(jobs, Col::waiting, static_cast<int16>(was_waiting), int16{0}));
+    bool running =
+        column_set(jobs, Col::token, int64{before.state == core::State::running}, int64{0}) != 0;
+    facts.state = core::open_state(waiting, running);
+    return facts;
+}
+
 core::Place place_of(const changes::Facts &facts) {
     return {facts.priority, {facts.due_at, facts.id}};
 }
@@ -200,18 +241,17 @@ static Datum value_at(Table *table, HeapTuple tuple, int column, bool *null) {
     return heap_getattr(tuple, column, RelationGetDescr(table->relation), null);
 }
 
-// The entries of a job are few: those of its state, and of what it has.
-static void enter_job(Table *jobs, HeapTuple tuple, const changes::Facts &facts, By by) {
+// The entries of a job are few: those of its state, and of what it has. `key`: its unique key.
+static void enter_job(Table *jobs, ItemPointer tid, const changes::Facts &facts, Datum key,
+                      bool no_key, By by) {
     Datum values[5] = {};
     bool nulls[5] = {};
-    auto waiting = static_cast<core::Waiting>(
-        DatumGetInt16(value_at(jobs, tuple, static_cast<int>(Col::waiting), &nulls[0])));
     switch (by) {
     case By::id:
         values[0] = Int64GetDatum(facts.id);
         break;
     case By::due:
-        if (waiting != core::Waiting::due)
+        if (facts.state != core::State::ready && facts.state != core::State::running)
             return;
         values[0] = Int32GetDatum(facts.queue);
         values[1] = Int16GetDatum(facts.stage);
@@ -220,7 +260,7 @@ static void enter_job(Table *jobs, HeapTuple tuple, const changes::Facts &facts,
         values[4] = Int64GetDatum(facts.id);
         break;
     case By::scheduled:
-        if (waiting != core::Waiting::scheduled)
+        if (facts.state != core::State::scheduled)
             return;
         values[0] = TimestampTzGetDatum(facts.due_at);
         values[1] = Int64GetDatum(facts.id);
@@ -231,13 +271,13 @@ static void enter_job(Table *jobs, HeapTuple tuple, const changes::Facts &facts,
         values[0] = TimestampTzGetDatum(facts.expires_at);
         break;
     case By::unique_key:
-        values[0] = Int32GetDatum(facts.queue);
-        values[1] = value_at(jobs, tuple, static_cast<int>(Col::unique_key), &nulls[1]);
-        if (nulls[1])
+        if (no_key)
             return;
+        values[0] = Int32GetDatum(facts.queue);
+        values[1] = key;
         break;
     }
-    direct::enter(index_by(jobs, by), jobs->relation, values, nulls, &tuple->t_self,
+    direct::enter(index_by(jobs, by), jobs->relation, values, nulls, tid,
                   by == By::id || by == By::unique_key);
 }
 
@@ -292,7 +332,8 @@ static void write_added(Table *table) {
         for (int row = 0; row < table->added_count; row++) {
             const Added *added = &table->added[row];
             if (table->is_jobs)
-                enter_job(table, added->tuple, added->facts, static_cast<By>(i));
+                enter_job(table, &added->tuple->t_self, added->facts, added->key, added->key == 0,
+                          static_cast<By>(i));
             else
                 enter_finished(table, added->tuple, i);
         }
@@ -302,6 +343,15 @@ static void write_added(Table *table) {
     table->written = true;
 }
 
+static changes::Facts facts_new(Table *jobs) {
+    changes::Facts nothing{};
+    nothing.lease_expires_at = nothing.expires_at = never;
+    changes::Facts facts = facts_set(jobs, nothing);
+    facts.id = column_set(jobs, Col::id, int64{0}, int64{0});
+    facts.queue = column_set(jobs, Col::queue_id, int32{0}, int32{0});
+    return facts;
+}
+
 static void add(Table *table, HeapTuple tuple) {
     if (table->added == nullptr)
         table->added =
@@ -309,45 +359,45 @@ static void add(Table *table, HeapTuple tuple) {
     Added *added = &table->added[table->added_count++];
     added->tuple = tuple;
     if (table->is_jobs) {
-        ExecStoreHeapTuple(tuple, table->next, false);
-        added->facts = facts_of(table->next);
-        ExecClearTuple(table->next);
+        bool no_key;
+        added->facts = facts_new(table);
+        added->key = value_at(table, tuple, static_cast<int>(Col::unique_key), &no_key);
         changes::added(added->facts);
     }
     if (table->added_count == most_added)
         write_added(table);
 }
 
-static TM_Result update_directly(Table *jobs) {
-    changes::Facts before = facts_of(jobs->found);
-    changes::Facts after = facts_of(jobs->next);
+static TM_Result update_directly(Table *jobs, bool wait) {
+    const changes::Facts &before = facts(jobs);
+    changes::Facts after = facts_set(jobs, before);
     LockTupleMode mode;
     bool enter_all;
     TM_FailureData failure;
-    TM_Result result = pg::update_tuple(jobs->relation, &jobs->found->tts_tid, jobs->next,
-                                        GetCurrentCommandId(true), &failure, &mode, &enter_all);
+    TM_Result result =
+        pg::update_tuple(jobs->relation, &jobs->found->tts_tid, jobs->next,
+                         GetCurrentCommandId(true), wait, &failure, &mode, &enter_all);
     if (result != TM_Ok)
         return result;
     if (enter_all) {
-        HeapTuple tuple = ExecFetchSlotHeapTuple(jobs->next, false, nullptr);
-        tuple->t_self = jobs->next->tts_tid;
+        bool no_key;
+        Datum key = slot_getattr(jobs->next, static_cast<int>(Col::unique_key), &no_key);
         for (int i = 0; i < direct::job_indexes; i++)
-            enter_job(jobs, tuple, after, static_cast<By>(i));
+            enter_job(jobs, &jobs->next->tts_tid, after, key, no_key, static_cast<By>(i));
     }
     changes::changed(before, after);
     return TM_Ok;
 }
 
 static TM_Result remove_directly(Table *table) {
-    changes::Facts before;
     if (table->is_jobs)
-        before = facts_of(table->found);
+        facts(table);
     ItemPointerData tid = table->found->tts_tid;
     TM_FailureData failure;
     TM_Result result = table_tuple_delete(table->relation, &tid, GetCurrentCommandId(true),
                                           InvalidSnapshot, InvalidSnapshot, true, &failure, false);
     if (result == TM_Ok && table->is_jobs)
-        changes::removed(before, changes::final_state);
+        changes::removed(table->facts, changes::final_state);
     return result;
 }
 
@@ -383,19 +433,53 @@ static void update_by_executor(Table *table) {
     ResetPerTupleExprContext(table->estate);
 }
 
-// TOAST pointers of columns that were not set go through untouched.
+// Puts the row under construction, with what was not set as in `found`, into `next`. TOAST pointers
+// go through untouched.
+static void form_next(Table *table) {
+    slot_getallattrs(table->found);
+    for (int i = 0; i < RelationGetNumberOfAttributes(table->relation); i++)
+        if (!table->replace[i]) {
+            table->values[i] = table->found->tts_values[i];
+            table->nulls[i] = table->found->tts_isnull[i];
+        }
+    HeapTuple tuple = pg::in_context(table->context, [&] {
+        return heap_form_tuple(RelationGetDescr(table->relation), table->values, table->nulls);
+    });
+    tuple->t_tableOid = RelationGetRelid(table->relation);
+    ExecForceStoreHeapTuple(tuple, table->next, true); // which frees it
+}
+
 void update(Table *table) {
-    HeapTuple old = ExecFetchSlotHeapTuple(table->found, false, nullptr);
-    HeapTuple tuple = heap_modify_tuple(old, RelationGetDescr(table->relation), table->values,
-                                        table->nulls, table->replace);
-    ExecForceStoreHeapTuple(tuple, table->next, false);
+    form_next(table);
     table->written = true;
     if (table->layout == nullptr)
         update_by_executor(table);
-    else if (update_directly(table) != TM_Ok)
+    else if (update_directly(table, true) != TM_Ok)
         lost_a_lock();
     ExecClearTuple(table->next);
-    heap_freetuple(tuple);
+}
+
+bool update_if_free(Table *jobs) {
+    if (jobs->layout == nullptr || !pg::can_update_without_waiting)
+        return false;
+    form_next(jobs);
+    jobs->written = true;
+    bool done = update_directly(jobs, false) == TM_Ok;
+    if (!done)
+        ExecClearTuple(jobs->next);
+    return done;
+}
+
+bool update_if_current(Table *jobs) {
+    if (jobs->locked) {
+        update(jobs);
+        return true;
+    }
+    form_next(jobs);
+    jobs->written = true;
+    bool done = update_directly(jobs, true) == TM_Ok;
+    ExecClearTuple(jobs->next);
+    return done;
 }
 
 static void remove_by_executor(Table *table) {
@@ -432,20 +516,27 @@ static void note_touch(Table *jobs, bool may_stay) {
     if (get_int16(jobs, Col::waiting) != 0 || has(jobs, Col::token))
         return;
     frontier::will_announce();
-    changes::Facts row = facts_of(jobs->found);
+    const changes::Facts &row = facts(jobs);
     changes::touching(row);
     if (may_stay)
         changes::left_ready(row);
 }
 
-// Locks the newest version of the row in `found`.
-static TM_Result lock_newest(Table *jobs, LockWaitPolicy policy) {
+// Locks the newest version of the row in `found`. That is most often the version which is there
+// already: then `found` stays as it is.
+static TM_Result lock_newest(Table *jobs, LockWaitPolicy policy, uint8 flags) {
     TM_FailureData failure;
     ItemPointerData tid = jobs->found->tts_tid;
-    TM_Result result = table_tuple_lock(jobs->relation, &tid, GetActiveSnapshot(), jobs->found,
+    TM_Result result = table_tuple_lock(jobs->relation, &tid, GetActiveSnapshot(), jobs->newest,
                                         GetCurrentCommandId(true), LockTupleNoKeyExclusive, policy,
-                                        TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
+                                        flags, &failure);
     jobs->locked = result == TM_Ok;
+    if (result == TM_Ok && !ItemPointerEquals(&jobs->newest->tts_tid, &jobs->found->tts_tid)) {
+        TupleTableSlot *older = jobs->found;
+        jobs->found = jobs->newest;
+        jobs->newest = older;
+        jobs->facts_known = false;
+    }
     return result;
 }
 
@@ -470,10 +561,11 @@ static bool is_held_by_announcers(Relation relation, ItemPointerData tid) {
     return frontier::is_announced_by(SubTransGetTopmostTransaction(holder));
 }
 
+void note_visited(Table *jobs) { note_touch(jobs, false); }
+
 Grip lock_visited(Table *jobs) {
     ItemPointerData tid = jobs->found->tts_tid;
-    note_touch(jobs, false);
-    switch (lock_newest(jobs, LockWaitSkip)) {
+    switch (lock_newest(jobs, LockWaitSkip, TUPLE_LOCK_FLAG_FIND_LAST_VERSION)) {
     case TM_Ok:
         return Grip::locked;
     case TM_WouldBlock:
@@ -485,31 +577,33 @@ Grip lock_visited(Table *jobs) {
 
 enum class Seen { nothing, row, uncommitted };
 
-static IndexScanDesc begin_id_scan(Table *jobs, Relation index, int64 id, Snapshot snapshot) {
+static void seek_id(IndexScanDesc scan, int64 id) {
     ScanKeyData key;
     ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
-    IndexScanDesc scan = pg::begin_index_scan(jobs->relation, index, snapshot, 1);
     index_rescan(scan, &key, 1, nullptr, 0);
-    return scan;
 }
 
 // One look through the primary key. A version whose inserter is still running counts only if no
 // other is there: it may be the new half of an update.
 static Seen look(Table *jobs, Relation index, int64 id, TransactionId *inserter, bool *held) {
-    SnapshotData dirty;
-    InitDirtySnapshot(dirty);
-    IndexScanDesc scan = begin_id_scan(jobs, index, id, &dirty);
+    if (jobs->id_scan == nullptr)
+        jobs->id_scan = pg::in_context(jobs->context, [&] {
+            InitDirtySnapshot(jobs->dirty);
+            return pg::begin_index_scan(jobs->relation, index, &jobs->dirty, 1);
+        });
+    seek_id(jobs->id_scan, id);
     Seen seen = Seen::nothing;
-    while (seen != Seen::row && index_getnext_slot(scan, ForwardScanDirection, jobs->found)) {
-        if (TransactionIdIsValid(dirty.xmin)) {
+    jobs->facts_known = false;
+    while (seen != Seen::row &&
+           index_getnext_slot(jobs->id_scan, ForwardScanDirection, jobs->found)) {
+        if (TransactionIdIsValid(jobs->dirty.xmin)) {
             seen = Seen::uncommitted;
-            *inserter = dirty.xmin;
+            *inserter = jobs->dirty.xmin;
         } else {
-            *held = TransactionIdIsValid(dirty.xmax);
+            *held = TransactionIdIsValid(jobs->dirty.xmax);
             seen = Seen::row;
         }
     }
-    index_endscan(scan);
     return seen;
 }
 
@@ -517,32 +611,71 @@ static Seen look(Table *jobs, Relation index, int64 id, TransactionId *inserter,
 // version behind the old entry is dead. A snapshot does not: whatever it shows as gone is gone.
 static bool is_gone(Table *jobs, Relation index, int64 id) {
     Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-    IndexScanDesc scan = begin_id_scan(jobs, index, id, snapshot);
+    IndexScanDesc scan = pg::begin_index_scan(jobs->relation, index, snapshot, 1);
+    seek_id(scan, id);
     bool gone = !index_getnext_slot(scan, ForwardScanDirection, jobs->found);
     index_endscan(scan);
     UnregisterSnapshot(snapshot);
     return gone;
 }
 
-static Relation open_id_index(Table *jobs) {
-    return jobs->layout != nullptr
-               ? index_by(jobs, By::id)
-               : index_open(pg::primary_key_index(jobs->relation), AccessShareLock);
+// Where this process has put jobs that it claimed: most often it is the one who completes them, and
+// then no index is asked. A hint: what is found there may be anything.
+struct Recent {
+    int64 id;
+    ItemPointerData tid;
+};
+constexpr int64 most_recent = 8192;
+static Recent *recent;
+
+void remember(Table *jobs) {
+    if (recent == nullptr)
+        recent = static_cast<Recent *>(
+            MemoryContextAllocZero(TopMemoryContext, sizeof(Recent) * most_recent));
+    int64 id = facts(jobs).id;
+    recent[static_cast<uint64>(id) % most_recent] = {id, jobs->next->tts_tid};
 }
 
-static void close_id_index(Table *jobs, Relation index) {
-    if (jobs->layout == nullptr)
-        index_close(index, AccessShareLock);
+// A page that is there stays, as long as the table is open.
+static bool has_block(Table *jobs, BlockNumber block) {
+    if (block >= jobs->blocks)
+        jobs->blocks = RelationGetNumberOfBlocks(jobs->relation);
+    return block < jobs->blocks;
+}
+
+static bool look_where_it_was(Table *jobs, int64 id, bool *held) {
+    if (recent == nullptr || recent[static_cast<uint64>(id) % most_recent].id != id)
+        return false;
+    ItemPointerData tid = recent[static_cast<uint64>(id) % most_recent].tid;
+    if (!has_block(jobs, ItemPointerGetBlockNumber(&tid)))
+        return false;
+    SnapshotData dirty;
+    InitDirtySnapshot(dirty);
+    jobs->facts_known = false;
+    if (!table_tuple_fetch_row_version(jobs->relation, &tid, &dirty, jobs->found))
+        return false;
+    *held = TransactionIdIsValid(dirty.xmax);
+    return !TransactionIdIsValid(dirty.xmin) && get_int64(jobs, Col::id, 0) == id;
+}
+
+static Relation id_index(Table *jobs) {
+    constexpr int place = static_cast<int>(By::id);
+    if (jobs->layout == nullptr && jobs->indexes[place] == nullptr)
+        jobs->indexes[place] = index_open(pg::primary_key_index(jobs->relation), RowExclusiveLock);
+    return index_by(jobs, By::id);
 }
 
 static bool find(Table *jobs, int64 id, LockWaitPolicy policy, bool lock) {
     write_added(jobs);
-    Relation index = open_id_index(jobs);
     bool found = false;
+    bool held;
     jobs->busy = jobs->locked = false;
+    if (!lock && look_where_it_was(jobs, id, &held) && !held)
+        return true;
+    Relation index = id_index(jobs);
     for (int looks = 1;; looks++) {
         TransactionId inserter = InvalidTransactionId;
-        bool held = false;
+        held = false;
         Seen seen = look(jobs, index, id, &inserter, &held);
         if (seen == Seen::row && !lock && !held) {
             found = true;
@@ -550,7 +683,7 @@ static bool find(Table *jobs, int64 id, LockWaitPolicy policy, bool lock) {
         }
         if (seen == Seen::row) {
             note_touch(jobs, true);
-            TM_Result result = lock_newest(jobs, policy);
+            TM_Result result = lock_newest(jobs, policy, TUPLE_LOCK_FLAG_FIND_LAST_VERSION);
             found = result == TM_Ok;
             jobs->busy = result == TM_WouldBlock;
             break;
@@ -567,7 +700,6 @@ static bool find(Table *jobs, int64 id, LockWaitPolicy policy, bool lock) {
             break;
         XactLockTableWait(inserter, jobs->relation, nullptr, XLTW_None);
     }
-    close_id_index(jobs, index);
     if (!found)
         ExecClearTuple(jobs->found);
     return found;
@@ -584,12 +716,7 @@ bool lock_found(Table *jobs) {
     if (jobs->locked)
         return true;
     note_touch(jobs, true);
-    TM_FailureData failure;
-    ItemPointerData tid = jobs->found->tts_tid;
-    jobs->locked = table_tuple_lock(jobs->relation, &tid, GetActiveSnapshot(), jobs->found,
-                                    GetCurrentCommandId(true), LockTupleNoKeyExclusive,
-                                    LockWaitBlock, 0, &failure) == TM_Ok;
-    return jobs->locked;
+    return lock_newest(jobs, LockWaitBlock, 0) == TM_Ok;
 }
 
 // One look through the index (queue_id, unique_key); as in look(), an uncommitted version counts

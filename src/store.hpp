@@ -76,6 +76,7 @@ constexpr int history_columns = static_cast<int>(Past::attempts);
 struct Added {
     HeapTuple tuple;
     changes::Facts facts; // of a job
+    Datum key;            // its unique key, 0 without
 };
 
 // A table opened for writing. `found` is the row that find() locked; values, nulls and replace are
@@ -87,13 +88,19 @@ struct Table {
     MemoryContext context;                 // of everything here
     EState *estate;                        // executor only
     ResultRelInfo *info;                   // executor only
-    Relation indexes[direct::job_indexes]; // direct only: those opened so far, as in the layout
+    Relation indexes[direct::job_indexes]; // those opened so far, as in the layout
     Added *added;                          // direct only
     int added_count;
     TupleTableSlot **slots; // for rows written together; made as needed
     int slot_count;
     TupleTableSlot *found;
+    TupleTableSlot *newest; // where a lock puts the version that it got
     TupleTableSlot *next;
+    changes::Facts facts; // of `found`, if facts_known
+    bool facts_known;
+    BlockNumber blocks;    // it has so many at least
+    IndexScanDesc id_scan; // stays open from look to look
+    SnapshotData dirty;    // its snapshot
     Datum *values;
     bool *nulls;
     bool *replace;
@@ -151,12 +158,19 @@ inline void set_null(Table *t, Col c) { set_null(t, static_cast<int>(c)); }
 
 void insert(Table *table); // the row under construction
 void update(Table *table); // `found`, with the columns that were set
+// `found`, which is not locked, unless somebody has it or may have it: then false, and nothing was
+// done. Afterwards remember() tells where the new version is.
+bool update_if_free(Table *jobs);
+void remember(Table *jobs);
+// `found`, unless it has changed since it was found: then false, and nothing was done.
+bool update_if_current(Table *jobs);
 void remove(Table *table); // `found`
 // `found`, unless it has changed since it was found: then false, and nothing was done.
 bool remove_if_current(Table *jobs);
 
-// What `slot`, a version of a job, says to changes.
+// What a version of a job says to changes.
 changes::Facts facts_of(TupleTableSlot *slot);
+const changes::Facts &facts(Table *jobs); // of `found`
 core::Place place_of(const changes::Facts &facts);
 
 // Jobs of one stage, by priority, due_at, id: all of priorities from..to, in one priority those
@@ -180,7 +194,9 @@ template <class F> bool scan_due(Table *jobs, const Range &range, F visit) {
         [](Table *table, void *argument) { return (*static_cast<F *>(argument))(table); }, &visit);
 }
 
-// Locks the newest version of the row that scan_due visits. `passed`: it is no ready job any more,
+// Before anything is done to a row that scan_due visits.
+void note_visited(Table *jobs);
+// Locks the newest version of it. `passed`: it is no ready job any more,
 // or who has it will announce it. `blocked`: who has it may leave it ready without a word.
 enum class Grip { locked, passed, blocked };
 Grip lock_visited(Table *jobs);

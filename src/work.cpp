@@ -23,7 +23,9 @@ struct ClaimRequest {
     int64 max_jobs;
     int64 lease; // 0: a session lease without an end
     bool hold;
-    const char *worker;
+    Datum worker;
+    Datum queue_name;
+    Datum *stage_names;
     FunctionCallInfo fcinfo;
 };
 
@@ -33,25 +35,25 @@ static const char *usual_worker() {
     return psprintf("pid %d", MyProcPid);
 }
 
-static Datum copied(store::Table *jobs, Col column, bool *null) {
+static Datum detoasted(store::Table *jobs, Col column, bool *null) {
     Datum datum = store::get(jobs, column, null);
-    return *null ? datum : PointerGetDatum(PG_DETOAST_DATUM_COPY(datum));
+    return *null ? datum : PointerGetDatum(PG_DETOAST_DATUM_PACKED(datum));
 }
 
 static void return_claimed(store::Table *jobs, const ClaimRequest &request,
                            const life::Claim &claim) {
     Datum values[12] = {};
     bool nulls[12] = {};
-    values[0] = Int64GetDatum(store::get_int64(jobs, Col::id, 0));
+    values[0] = Int64GetDatum(store::facts(jobs).id);
     values[1] = Int64GetDatum(claim.token);
-    values[2] = CStringGetTextDatum(request.queue->name);
-    values[3] = CStringGetTextDatum(stage_name(request.queue, store::get_int16(jobs, Col::stage)));
+    values[2] = request.queue_name;
+    values[3] = request.stage_names[store::facts(jobs).stage - 1];
     values[4] = Int32GetDatum(claim.attempt);
     values[5] = Int32GetDatum(store::get_int32(jobs, Col::max_attempts));
-    values[6] = copied(jobs, Col::payload, &nulls[6]);
-    values[7] = copied(jobs, Col::headers, &nulls[7]);
-    values[8] = copied(jobs, Col::result, &nulls[8]);
-    values[9] = copied(jobs, Col::group_key, &nulls[9]);
+    values[6] = detoasted(jobs, Col::payload, &nulls[6]);
+    values[7] = detoasted(jobs, Col::headers, &nulls[7]);
+    values[8] = detoasted(jobs, Col::result, &nulls[8]);
+    values[9] = detoasted(jobs, Col::group_key, &nulls[9]);
     values[10] = store::get(jobs, Col::enqueued_at, &nulls[10]);
     values[11] = TimestampTzGetDatum(claim.lease_expires_at);
     nulls[11] = claim.lease_expires_at == never;
@@ -98,14 +100,17 @@ static void stop_at(Claiming *claiming, const core::Place &place) {
     claiming->stopped = true;
 }
 
-static void take(Claiming *claiming, TimestampTz now) {
-    pg::in_context(claiming->per_job, [&] {
+static bool take(Claiming *claiming, TimestampTz now) {
+    bool taken = pg::in_context(claiming->per_job, [&] {
         life::Claim claim = new_claim(*claiming->request, now);
-        life::start(claiming->jobs, &claim, now);
+        if (!life::start(claiming->jobs, &claim, now))
+            return false;
         return_claimed(claiming->jobs, *claiming->request, claim);
+        return true;
     });
     MemoryContextReset(claiming->per_job);
-    claiming->left--;
+    claiming->left -= taken;
+    return taken;
 }
 
 // Takes the visited job if it can. What the scan shows may be older than what the lock finds: both
@@ -117,10 +122,13 @@ static bool try_to_take(Claiming *claiming) {
         return true;
     if (!is_ready(jobs, now))
         return false; // its time is over: it is left to the worker
+    store::note_visited(jobs);
+    if (take(claiming, now)) // nobody was in the way: no lock is needed
+        return true;
     store::Grip grip = store::lock_visited(jobs);
     if (grip != store::Grip::locked)
         return grip == store::Grip::passed;
-    changes::Facts job = store::facts_of(jobs->found);
+    const changes::Facts &job = store::facts(jobs);
     if (is_ready(jobs, now) && is_of(*claiming, job))
         take(claiming, now);
     else if (job.state == State::ready)
@@ -144,7 +152,7 @@ static void look_from_first(Claiming *claiming, const frontier::Stretch &stretch
     store::Range range = {claiming->walk.queue, claiming->walk.stage, stretch.scan.from,
                           stretch.scan.to,      stretch.first,        false};
     bool all = store::scan_due(claiming->jobs, range, [&](store::Table *jobs) {
-        core::Place place = store::place_of(store::facts_of(jobs->found));
+        core::Place place = store::place_of(store::facts(jobs));
         if (!try_to_take(claiming))
             stop_at(claiming, place);
         else if (!claiming->stopped)
@@ -180,7 +188,11 @@ static int64 claim_stage(store::Table *jobs, const ClaimRequest &request, int16 
     return most - claiming.left;
 }
 
-static void claim_jobs(const ClaimRequest &request, int16 stage) {
+static void claim_jobs(ClaimRequest request, int16 stage) {
+    request.queue_name = CStringGetTextDatum(request.queue->name);
+    request.stage_names = static_cast<Datum *>(palloc(sizeof(Datum) * request.queue->stage_count));
+    for (int i = 0; i < request.queue->stage_count; i++)
+        request.stage_names[i] = CStringGetTextDatum(request.queue->stages[i]);
     changes::begin_claim(request.queue->durable_claims);
     if (request.hold)
         changes::holds_session_lease();
@@ -213,7 +225,7 @@ PGJOBS_FUNCTION(claim) {
     require_right(request.queue, work);
     int16 number = stage_number(request.queue, stage);
     require_home(request.queue);
-    request.worker = worker != nullptr ? worker : usual_worker();
+    request.worker = CStringGetTextDatum(worker != nullptr ? worker : usual_worker());
     if (request.lease == 0 && !request.hold)
         request.lease = request.queue->lease;
     request.fcinfo = fcinfo;

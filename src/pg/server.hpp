@@ -181,18 +181,27 @@ inline IndexScanDesc begin_index_scan(Relation heap, Relation index, Snapshot sn
 #endif
 }
 
-// Updates the row at `tid`, waiting for whoever has it; `enter_all`: its index entries are missing.
+// Whether heap_update() can be told not to wait. It returns TM_BeingModified then, as its comment
+// says, also for a locker who would not be in the way; but a server built with assertions forbids
+// it.
+#ifdef USE_ASSERT_CHECKING
+constexpr bool can_update_without_waiting = false;
+#else
+constexpr bool can_update_without_waiting = true;
+#endif
+
+// Updates the row at `tid`; `enter_all`: its index entries are missing.
 inline TM_Result update_tuple(Relation relation, ItemPointer tid, TupleTableSlot *slot,
-                              CommandId command, TM_FailureData *failure, LockTupleMode *mode,
-                              bool *enter_all) {
+                              CommandId command, bool wait, TM_FailureData *failure,
+                              LockTupleMode *mode, bool *enter_all) {
 #if PG_VERSION_NUM >= 160000
     TU_UpdateIndexes which;
     TM_Result result = table_tuple_update(relation, tid, slot, command, InvalidSnapshot,
-                                          InvalidSnapshot, true, failure, mode, &which);
+                                          InvalidSnapshot, wait, failure, mode, &which);
     *enter_all = which != TU_None;
     return result;
 #else
-    return table_tuple_update(relation, tid, slot, command, InvalidSnapshot, InvalidSnapshot, true,
+    return table_tuple_update(relation, tid, slot, command, InvalidSnapshot, InvalidSnapshot, wait,
                               failure, mode, enter_all);
 #endif
 }
