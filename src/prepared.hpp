@@ -10,6 +10,9 @@ namespace pgjobs::prepared {
 // Before the transaction is prepared. May raise.
 void pin(Database *database);
 
+// Whether there is a pin of this database. Raises nothing, needs no transaction.
+bool any(Oid database);
+
 // Ends the pins whose transactions are over; true while some are left. Raises nothing.
 bool resolve();
 

@@ -406,7 +406,7 @@ static void turn(Worker *worker, bool *pins_left) {
     uint32 work = pg_atomic_exchange_u32(&database->work, 0);
     *pins_left = false;
     pg::Failure failure;
-    if (max_prepared_xacts > 0)
+    if (prepared::any(database->oid))
         pg::try_transaction(
             "pgjobs: prepared transactions", [&] { *pins_left = prepared::resolve(); }, &failure);
     if ((work & work_notify) != 0 || worker->notify_due != 0 ||
