@@ -6,7 +6,7 @@ use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time usleep);
+use Time::HiRes qw(time);
 use Pgjobs;
 
 # ---- idle, while the other tests run on another server ----
@@ -168,8 +168,10 @@ note(sprintf 'eight jobs, eight waiters: %.0f ms', 1000 * $took);
 cmp_ok($took, '<=', 3, 'at once');
 
 # A waiter that is told and then does not take the job: the next one is, soon.
-start_sql($waiters[$_], q{CALL pgjobs.wait('q', '20 seconds'); SELECT 'at ' || extract(epoch FROM clock_timestamp())}) , usleep(30_000) for 0 .. 3;
-wait_until_waiting($node, 'postgres', 4);
+for my $n (0 .. 3) {
+    start_sql($waiters[$n], q{CALL pgjobs.wait('q', '20 seconds'); SELECT 'at ' || extract(epoch FROM clock_timestamp())});
+    wait_until_waiting($node, 'postgres', $n + 1);
+}
 my $begin = time;
 $node->safe_psql('postgres', q{SELECT pgjobs.enqueue('q')});
 for my $n (0 .. 3) {
@@ -182,8 +184,10 @@ $node->safe_psql('postgres', $all);
 # The same with clients that are killed while they sleep, cancelled or terminated, when the job comes.
 for my $how ('kill', 'pg_cancel_backend', 'pg_terminate_backend', 'both at once') {
     my @gone = map { session($node) } 1 .. 3;
-    start_sql($_, q{CALL pgjobs.wait('q', '20 seconds')}) , usleep(30_000) for @gone;
-    wait_until_waiting($node, 'postgres', 3);
+    for my $n (0 .. $#gone) {
+        start_sql($gone[$n], q{CALL pgjobs.wait('q', '20 seconds')});
+        wait_until_waiting($node, 'postgres', $n + 1);
+    }
     start_sql($consumer, q{CALL pgjobs.wait('q', '20 seconds'); SELECT count(*) FROM pgjobs.claim('q')});
     wait_until_waiting($node, 'postgres', 4);
     my $others = q{FROM pg_stat_activity WHERE query = $q$CALL pgjobs.wait('q', '20 seconds')$q$ AND state = 'active' AND pid <> pg_backend_pid() AND pid <> }
