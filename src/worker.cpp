@@ -96,6 +96,20 @@ static bool look_for_extension(bool *here) {
     return done;
 }
 
+// The epoch moves when a DROP EXTENSION commits, and that is told before the invalidation messages
+// are out, so that the worker may still see the extension. But its locks are held until they are.
+static bool look_after_drop(bool *here) {
+    pg::Failure failure;
+    return pg::try_transaction(
+        "pgjobs: looking for the extension",
+        [&] {
+            if (extension_exists())
+                LockRelationOid(relations()->job, AccessShareLock);
+            *here = extension_exists();
+        },
+        &failure);
+}
+
 // Whether the extension was dropped under our feet: this process will see that and leave.
 static bool extension_gone() {
     bool here = true;
@@ -435,7 +449,7 @@ static void work_until_idle(Worker *worker) {
         MemoryContextSwitchTo(context);
         uint32 epoch = pg_atomic_read_u32(&database->epoch);
         bool here = true;
-        if (epoch != worker->epoch && look_for_extension(&here)) {
+        if (epoch != worker->epoch && look_after_drop(&here)) {
             worker->epoch = epoch;
             for (setback::Jobs &jobs : setbacks)
                 jobs.failed.count = 0; // another extension, other jobs
