@@ -53,6 +53,15 @@ static void tell_everything(Oid oid) {
     request_work(database, work_rescan | work_notify);
 }
 
+bool any(Oid database) {
+    return pg::locked(shared->databases_lock, LW_SHARED, [&] {
+        for (int i = 0; i < shared->pins; i++)
+            if (TransactionIdIsValid(pins[i].xid) && pins[i].database == database)
+                return true;
+        return false;
+    });
+}
+
 bool resolve() {
     bool left = false;
     for (int i = 0; i < shared->pins; i++) {

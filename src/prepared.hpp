@@ -10,6 +10,9 @@ namespace pgjobs::prepared {
 // Before the transaction is prepared. `pin` says which runs it touched. May raise.
 void pin(Database *database, Pin pin);
 
+// Whether there is a pin of this database. Raises nothing, needs no transaction.
+bool any(Oid database);
+
 // Ends the pins whose transactions are over; true while some are left. Raises nothing.
 bool resolve();
 

@@ -99,6 +99,20 @@ static bool look_for_extension(bool *here) {
     return done;
 }
 
+// The epoch moves when a DROP EXTENSION commits, and that is told before the invalidation messages
+// are out, so that the worker may still see the extension. But its locks are held until they are.
+static bool look_after_drop(bool *here) {
+    pg::Failure failure;
+    return pg::try_transaction(
+        "pgjobs: looking for the extension",
+        [&] {
+            if (extension_exists())
+                LockRelationOid(relations()->job, AccessShareLock);
+            *here = extension_exists();
+        },
+        &failure);
+}
+
 // Whether the extension was dropped under our feet: this process will see that and leave.
 static bool extension_gone() {
     bool here = true;
@@ -434,7 +448,7 @@ static void turn(Worker *worker, bool *pins_left) {
     uint32 work = pg_atomic_exchange_u32(&database->work, 0);
     *pins_left = false;
     pg::Failure failure;
-    if (max_prepared_xacts > 0)
+    if (prepared::any(database->oid))
         pg::try_transaction(
             "pgjobs: prepared transactions", [&] { *pins_left = prepared::resolve(); }, &failure);
     if ((work & work_notify) != 0 || worker->notify_due != 0 ||
@@ -463,7 +477,7 @@ static void work_until_idle(Worker *worker) {
         MemoryContextSwitchTo(context);
         uint32 epoch = pg_atomic_read_u32(&database->epoch);
         bool here = true;
-        if (epoch != worker->epoch && look_for_extension(&here)) {
+        if (epoch != worker->epoch && look_after_drop(&here)) {
             worker->epoch = epoch;
             for (setback::Jobs &jobs : setbacks)
                 jobs.failed.count = 0; // another extension, other jobs

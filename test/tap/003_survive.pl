@@ -88,7 +88,7 @@ my $terminated = 0;
 while (time < $end) {
     my ($pid) = workers($node, 'postgres');
     $terminated += kill 'TERM', $pid if $pid;
-    Time::HiRes::usleep(rand(30_000));
+    Time::HiRes::usleep(rand(30_000)); # at any moment of its work: that is the point
 }
 ok($node->poll_query_until('postgres', q{SELECT ready = 20000 FROM pgjobs.queues WHERE name = 'many'}),
     "a worker terminated $terminated times forgets nothing");

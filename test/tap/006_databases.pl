@@ -6,7 +6,6 @@ use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(usleep);
 use Pgjobs;
 
 my $node = new_server('main', conf => 'allow_in_place_tablespaces = on');
@@ -134,7 +133,7 @@ my $offset = -s $node->logfile;
 start_sql($_, q{CALL pgjobs.wait('empty', '60 seconds')}) for @waiters;
 my @clients = map { [ start_script($node, 'app', $loop) ] } 1 .. 3;
 wait_until_waiting($node, 'app', 3);
-usleep(500_000);
+ok($node->poll_query_until('app', q{SELECT count(*) > 300 FROM pgjobs.history WHERE state = 0}), 'the load is on');
 my $dropped = timed(sub { is_state($node, 'app', 'DROP EXTENSION pgjobs', '00000', 'DROP EXTENSION under load') });
 note(sprintf 'dropped after %.0f ms', 1000 * $dropped);
 cmp_ok($dropped, '<=', 5, 'soon');

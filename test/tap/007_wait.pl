@@ -6,11 +6,40 @@ use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time usleep);
+use Time::HiRes qw(time);
 use Pgjobs;
 
-# Its transactions would be counted at the end.
-my $node = new_server('main', conf => 'autovacuum = off');
+# ---- idle, while the other tests run on another server ----
+
+# Every transaction of any process is in its log; autovacuum's are not ours.
+my $quiet = new_server('quiet', conf => "autovacuum = off\nlog_min_messages = debug5");
+$quiet->safe_psql('postgres', q{SELECT pgjobs.create_queue('q'); SELECT pgjobs.create_queue('other')});
+my @sleepers = map { session($quiet) } 1 .. 16;
+start_sql($_, q{CALL pgjobs.wait('q', '15 minutes')}) for @sleepers;
+wait_until_waiting($quiet, 'postgres', 16);
+# The worker comes, does something, and stays as long as there are waiters.
+$quiet->safe_psql('postgres', q{SELECT pgjobs.enqueue('other', delay => '20 ms')});
+$quiet->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pgjobs.jobs WHERE queue = 'other' AND state = 'ready'});
+my $worker = wait_for_worker($quiet, 'postgres');
+
+sub transactions {
+    my ($offset) = @_;
+    return scalar(() = log_since($quiet, $offset) =~ /DEBUG:  StartTransaction\(1\)/g);
+}
+my ($before, $unchanged) = (-1, 0);
+wait_until(sub { # that nothing is under way any more
+    my $now = transactions(0);
+    $unchanged = $now == $before ? $unchanged + 1 : 0;
+    $before = $now;
+    return $unchanged == 20;
+});
+cmp_ok($before, '>', 50, 'the log tells of transactions');
+my $quiet_since = time;
+my $quiet_from = -s $quiet->logfile;
+
+# ---- the other server ----
+
+my $node = new_server('main');
 $node->safe_psql('postgres', q{
     SELECT pgjobs.create_queue(q) FROM unnest(ARRAY['q', 'other', 'empty']) q;
     SELECT pgjobs.create_queue('staged', ARRAY['one', 'two']);
@@ -139,8 +168,10 @@ note(sprintf 'eight jobs, eight waiters: %.0f ms', 1000 * $took);
 cmp_ok($took, '<=', 3, 'at once');
 
 # A waiter that is told and then does not take the job: the next one is, soon.
-start_sql($waiters[$_], q{CALL pgjobs.wait('q', '20 seconds'); SELECT 'at ' || extract(epoch FROM clock_timestamp())}) , usleep(30_000) for 0 .. 3;
-wait_until_waiting($node, 'postgres', 4);
+for my $n (0 .. 3) {
+    start_sql($waiters[$n], q{CALL pgjobs.wait('q', '20 seconds'); SELECT 'at ' || extract(epoch FROM clock_timestamp())});
+    wait_until_waiting($node, 'postgres', $n + 1);
+}
 my $begin = time;
 $node->safe_psql('postgres', q{SELECT pgjobs.enqueue('q')});
 for my $n (0 .. 3) {
@@ -153,8 +184,10 @@ $node->safe_psql('postgres', $all);
 # The same with clients that are killed while they sleep, cancelled or terminated, when the job comes.
 for my $how ('kill', 'pg_cancel_backend', 'pg_terminate_backend', 'both at once') {
     my @gone = map { session($node) } 1 .. 3;
-    start_sql($_, q{CALL pgjobs.wait('q', '20 seconds')}) , usleep(30_000) for @gone;
-    wait_until_waiting($node, 'postgres', 3);
+    for my $n (0 .. $#gone) {
+        start_sql($gone[$n], q{CALL pgjobs.wait('q', '20 seconds')});
+        wait_until_waiting($node, 'postgres', $n + 1);
+    }
     start_sql($consumer, q{CALL pgjobs.wait('q', '20 seconds'); SELECT count(*) FROM pgjobs.claim('q')});
     wait_until_waiting($node, 'postgres', 4);
     my $others = q{FROM pg_stat_activity WHERE query = $q$CALL pgjobs.wait('q', '20 seconds')$q$ AND state = 'active' AND pid <> pg_backend_pid() AND pid <> }
@@ -215,21 +248,13 @@ wakes(sprintf($sleep, $open), q{SELECT pgjobs.purge_queue('q')}, qr/ERROR:  4270
 
 # ---- idle ----
 
-$node->safe_psql('postgres', q{SELECT pgjobs.purge_queue('q')});
-$_->quit for $consumer, $producer; # a session tells its figures only when it ends, or ten seconds later
-push @waiters, map { session($node) } 1 .. 8;
-start_sql($_, q{CALL pgjobs.wait('q', '40 seconds')}) for @waiters;
-wait_until_waiting($node, 'postgres', 16);
-$node->safe_psql('template1', 'CREATE DATABASE watch');
-my $count = q{SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'postgres'};
-# The statistics of what went before arrive within a second.
-my ($last, $now) = (-1, $node->safe_psql('watch', $count));
-while ($last != $now) { usleep(1_500_000); ($last, $now) = ($now, $node->safe_psql('watch', $count)) }
-usleep(15_000_000);
-is($node->safe_psql('watch', $count), $now, 'sixteen waiters, fifteen seconds, no transaction');
-$node->safe_psql('postgres', q{SELECT cardinality(pgjobs.enqueue_many('q', array_fill('{}'::jsonb, ARRAY[16])))});
-is(join('', map { result_of($_) } @waiters), 't' x 16, 'and all are woken');
-$_->quit for @waiters;
-$node->stop;
+# Longer than idle_exit, after which the worker would leave, and than any period of ours.
+wait_until(sub { time > $quiet_since + 65 });
+is(transactions($quiet_from), 0, 'sixteen waiters, more than a minute, no transaction');
+is(join(' ', workers($quiet, 'postgres')), $worker, 'the worker is there');
+$quiet->safe_psql('postgres', q{SELECT cardinality(pgjobs.enqueue_many('q', array_fill('{}'::jsonb, ARRAY[16])))});
+is(join('', map { result_of($_) } @sleepers), 't' x 16, 'and all are woken');
+$_->quit for @sleepers, @waiters, $consumer, $producer;
+$_->stop for $quiet, $node;
 
 done_testing();

@@ -73,7 +73,7 @@ is(scalar(grep { $_->[0] eq 'pgjobs_wake' } @heard), 1, 'of one transaction are 
 $node->safe_psql('postgres', q{SELECT pgjobs.complete(id, token) FROM pgjobs.claim('wake', 10)});
 hear_all('told');
 is(scalar @heard, 0, 'nobody is woken for what is done');
-$node->safe_psql('postgres', q{SELECT pgjobs.enqueue('wake', delay => '200 ms')});
+$node->safe_psql('postgres', q{SELECT pgjobs.enqueue('wake', delay => '2 seconds')});
 hear_all('told');
 is(scalar @heard, 0, 'nor for what is not due');
 ok(hear_until(sub { @heard }), 'but when it is due');
@@ -213,7 +213,7 @@ while (time < $end) {
     my ($pid) = workers($node, 'postgres');
     $n += kill 'TERM', $pid if $pid;
     hear();
-    usleep(rand(50_000));
+    usleep(rand(50_000)); # at any moment of its work: that is the point
 }
 $run->finish;
 hear_all('told');

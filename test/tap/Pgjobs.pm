@@ -51,6 +51,7 @@ sub start_sql {
 sub result_of {
     my ($session) = @_;
     my $end = qr/^\Q$session->{marker}\E\n/m; # a pipe may bring half a line
+    $session->{timeout}->start; # from now on, however long ago the session began
     pump_until($session->{run}, $session->{timeout}, \$session->{stdout}, $end);
     pump_until($session->{run}, $session->{timeout}, \$session->{stderr}, $end);
     my $output = "$session->{stdout}$session->{stderr}";
