@@ -153,8 +153,8 @@ class Pinned(Scenario):
                 f"claim p99 {figures['p99_last_first']:.2f} ({figures['last']['claim']['p99']:.0f} us)")
 
 
-# Jobs come and go at a modest pace, so that a claim's time is its own and not that of a queue for the CPU.
-PACED = ["--producers", 2, "--workers", 2, "--pace", 1000]
+# Jobs come and go at a modest pace, each call alone, so that a claim's time is its own.
+PACED = ["--producers", 2, "--workers", 2, "--pace", 1000, "--no-pipeline"]
 
 
 class Backlog(Scenario):
@@ -227,7 +227,7 @@ def both(name, what, systems, arguments, quick=(), **more):
 
 LIFE_1 = ["--producers", 4, "--workers", 4]
 LIFE_100 = ["--producers", 2, "--workers", 2, "--batch", 100]
-PINNED = ["--producers", 2, "--workers", 4, "--pace", 1000]
+PINNED = ["--producers", 2, "--workers", 4, "--pace", 1000, "--no-pipeline"]
 
 PAIR = ["textbook", "pgjobs"]
 TRIO = ["textbook", "pgjobs", "pgjobs-combined"]
@@ -246,6 +246,8 @@ SCENARIOS = [
           ["--producers", 2, "--workers", 0, "--batch", 100], PAIR),
     *both("enqueue-1000", "enqueue 1000 jobs per call, 2 clients",
           ["textbook", "bare", "pgjobs", "pgq"], ["--producers", 2, "--workers", 0, "--batch", 1000]),
+    *both("enqueue-stream", "enqueue, one job per call, 2 clients with 50 calls under way",
+          ["textbook", "bare", "pgjobs", "pgq"], ["--producers", 2, "--workers", 0, "--in-flight", 50]),
     *both("drain-100", "a backlog is claimed and completed in batches of 100 by 2 workers",
           TRIO, ["--producers", 0, "--workers", 2, "--batch", 100], PAIR, backlog=500000),
     Latency("latency", "an idle worker gets a job: wait or LISTEN, then claim; durable",
