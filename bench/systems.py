@@ -4,6 +4,14 @@ import dataclasses
 
 PAYLOAD = '{"to": "ada@example.org", "template": "welcome", "retries": 3, "note": "about a hundred bytes"}'
 
+# The planner knows nothing of a table that was empty a moment ago: it shall not guess badly. What is off
+# costs a lot in its eyes, too much for the compiler to stay idle.
+PLANS = ["""DO $$ BEGIN
+    EXECUTE format('ALTER DATABASE %I SET enable_seqscan = off', current_database());
+    EXECUTE format('ALTER DATABASE %I SET enable_bitmapscan = off', current_database());
+    EXECUTE format('ALTER DATABASE %I SET jit = off', current_database());
+END $$"""]
+
 # What makes a database ready, once.
 INSTALL = {
     "pgjobs": ["""
@@ -11,10 +19,7 @@ INSTALL = {
         CREATE TABLE bare (LIKE pgjobs.job INCLUDING DEFAULTS INCLUDING INDEXES);
         CREATE SEQUENCE bare_id;
     """],
-    # The planner knows nothing of a table that was empty a moment ago: it shall not guess badly.
-    "textbook": ["""
-        ALTER DATABASE textbook SET enable_seqscan = off;
-        ALTER DATABASE textbook SET enable_bitmapscan = off;
+    "textbook": [*PLANS, """
         CREATE TABLE textbook (id bigserial PRIMARY KEY, state text NOT NULL DEFAULT 'ready',
             priority integer NOT NULL DEFAULT 0, run_at timestamptz NOT NULL DEFAULT now(),
             attempt integer NOT NULL DEFAULT 0, locked_at timestamptz, payload jsonb NOT NULL);
@@ -29,6 +34,8 @@ INSTALL = {
             EXECUTE FUNCTION textbook_notify();
     """],
     "pgq": ["CREATE EXTENSION pgq"],
+    "graphile": PLANS,
+    "pgboss": PLANS,
 }
 
 
@@ -37,6 +44,7 @@ class System:
     database: str
     driver: str  # its name for the load generator
     clean: list  # empties it and sets it up for the next run
+    peer: bool = False  # its client library is on node
 
 
 def pgjobs(driver="pgjobs", notify="off", retention="0"):
@@ -73,6 +81,13 @@ SYSTEMS = {
         "SELECT pgq.set_queue_config('q', 'ticker_max_lag', '1 millisecond')",
         "SELECT pgq.register_consumer('q', 'bench')",
     ]),
+}
+
+# They run on node, each with the API of its own that is quickest.
+SYSTEMS |= {
+    "graphile-worker": System("graphile", "graphile-worker", [
+        "TRUNCATE graphile_worker._private_jobs, graphile_worker._private_job_queues"], peer=True),
+    "pg-boss": System("pgboss", "pg-boss", ["TRUNCATE pgboss.job CASCADE"], peer=True),
 }
 
 TABLES = {"pgjobs": "pgjobs.job", "textbook": "textbook"}
