@@ -28,7 +28,8 @@ static const char *functions_for(Right right) {
     case produce:
         return "'enqueue', 'enqueue_many', 'enqueue_batch', 'await', 'version'";
     case work:
-        return "'claim', 'wait', 'complete', 'complete_many', 'fail', 'fail_many', 'release', "
+        return "'claim', 'wait', 'complete', 'complete_many', 'complete_and_claim', 'fail', "
+               "'fail_many', 'release', "
                "'snooze', 'extend', 'extend_many', 'progress', 'version'";
     case operate:
         return "'cancel', 'retry', 'redrive', 'reschedule', 'reprioritize', 'pause_queue', "

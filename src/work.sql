@@ -58,6 +58,23 @@ AS 'MODULE_PATHNAME', 'pgjobs_complete_many';
 COMMENT ON FUNCTION pgjobs.complete_many(bigint[], bigint[], jsonb[], text) IS
 'complete for many jobs in one call; returns the ids that were completed, ascending, those of a repeated call too. on_lost: skip leaves out jobs whose lease is lost, error raises PJ001 and completes none. Use error when other work in the transaction depends on it.';
 
+CREATE FUNCTION pgjobs.complete_and_claim(
+    queue text,
+    ids bigint[] DEFAULT '{}',
+    tokens bigint[] DEFAULT '{}',
+    results jsonb[] DEFAULT NULL,
+    max_jobs bigint DEFAULT 1,
+    stage text DEFAULT NULL,
+    lease interval DEFAULT NULL,
+    hold boolean DEFAULT false,
+    worker text DEFAULT NULL,
+    on_lost text DEFAULT 'error')
+RETURNS SETOF pgjobs.claimed_job
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pgjobs_complete_and_claim';
+COMMENT ON FUNCTION pgjobs.complete_and_claim(text, bigint[], bigint[], jsonb[], bigint, text, interval, boolean, text, text) IS
+'complete_many for the jobs in hand, then claim for the next ones of the queue, in one call and one commit: what a busy worker repeats. Without ids it only claims. on_lost: error raises PJ001 if a lease is lost, and nothing is completed or claimed; skip leaves out such jobs without a word. Other arguments as in complete_many and claim. Errors: theirs.';
+
 CREATE FUNCTION pgjobs.fail(
     id bigint, token bigint, error text DEFAULT NULL,
     retry boolean DEFAULT true, retry_in interval DEFAULT NULL)

@@ -198,6 +198,7 @@ INSERT INTO tap.calls (call) VALUES
 ($$SELECT pgjobs.complete(c.id, c.token, next_stage => 'third'), pgjobs.complete(c.id, c.token) FROM pgjobs.claim('q', stage => 'first') c$$),
 ($$SELECT pgjobs.complete(c.id, c.token, '1'), pgjobs.complete(c.id, c.token) FROM pgjobs.claim('q', stage => 'third') c$$),
 ($$SELECT pgjobs.complete_many(ARRAY[c.id], ARRAY[c.token], '{1}') FROM pgjobs.claim('q') c$$),
+($$SELECT count(*) FROM pgjobs.complete_and_claim('letters')$$),
 ($$SELECT pgjobs.extend(c.id, c.token), pgjobs.extend_many(ARRAY[c.id], ARRAY[c.token], '1 hour'), pgjobs.progress(c.id, c.token, 0.5, 'n'), pgjobs.release(c.id, c.token) FROM pgjobs.claim('q') c$$),
 ($$SELECT pgjobs.snooze(c.id, c.token, '1 hour') FROM pgjobs.claim('q') c$$),
 ($$SELECT pgjobs.fail(c.id, c.token, 'e', retry_in => '1 hour') FROM pgjobs.claim('q', hold => true) c$$),

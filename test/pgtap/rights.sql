@@ -79,6 +79,7 @@ INSERT INTO verbs VALUES
 ('complete', '{work}', NULL, 'sql', $$SELECT pgjobs.complete({running}, {token}) = 'completed'$$),
 ('complete again', '{work}', NULL, 'sql', $$SELECT pgjobs.complete({done}, {donetoken}) = 'completed'$$),
 ('complete_many', '{work}', NULL, 'sql', $$SELECT pgjobs.complete_many(ARRAY[{running}]::bigint[], ARRAY[{token}]::bigint[]) = ARRAY[{running}]::bigint[]$$),
+('complete_and_claim', '{work}', NULL, 'sql', $$SELECT count(*) = 1 FROM pgjobs.complete_and_claim('{queue}', ARRAY[{running}]::bigint[], ARRAY[{token}]::bigint[])$$),
 ('fail', '{work}', NULL, 'sql', $$SELECT pgjobs.fail({running}, {token}) = 'scheduled'$$),
 ('fail_many', '{work}', NULL, 'sql', $$SELECT pgjobs.fail_many(ARRAY[{running}]::bigint[], ARRAY[{token}]::bigint[]) = ARRAY[{running}]::bigint[]$$),
 ('release', '{work}', NULL, 'sql', $$SELECT pgjobs.release({running}, {token}) IS NOT NULL$$),

@@ -44,6 +44,7 @@ INSERT INTO api VALUES
 ('p', 'wait', 'IN queue text, IN timeout interval DEFAULT ''00:00:30''::interval, INOUT ready boolean DEFAULT NULL::boolean, IN stage text DEFAULT NULL::text', NULL),
 ('f', 'complete', 'id bigint, token bigint, result jsonb DEFAULT NULL::jsonb, next_stage text DEFAULT NULL::text', 'text'),
 ('f', 'complete_many', 'ids bigint[], tokens bigint[], results jsonb[] DEFAULT NULL::jsonb[], on_lost text DEFAULT ''skip''::text', 'bigint[]'),
+('f', 'complete_and_claim', 'queue text, ids bigint[] DEFAULT ''{}''::bigint[], tokens bigint[] DEFAULT ''{}''::bigint[], results jsonb[] DEFAULT NULL::jsonb[], max_jobs bigint DEFAULT 1, stage text DEFAULT NULL::text, lease interval DEFAULT NULL::interval, hold boolean DEFAULT false, worker text DEFAULT NULL::text, on_lost text DEFAULT ''error''::text', 'SETOF pgjobs.claimed_job'),
 ('f', 'fail', 'id bigint, token bigint, error text DEFAULT NULL::text, retry boolean DEFAULT true, retry_in interval DEFAULT NULL::interval', 'text'),
 ('f', 'fail_many', 'ids bigint[], tokens bigint[], errors text[] DEFAULT NULL::text[], retry boolean DEFAULT true, on_lost text DEFAULT ''skip''::text', 'bigint[]'),
 ('f', 'release', 'id bigint, token bigint', 'void'),
