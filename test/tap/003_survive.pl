@@ -163,7 +163,10 @@ sub two_phase {
     my ($name, $prepare, $verb, $wait, $expected, $restart) = @_;
     my $what = "$name, $verb" . ($restart ? ' after a restart' : '');
     $node->safe_psql('postgres', "BEGIN; $prepare; PREPARE TRANSACTION 'x'");
-    $node->restart('immediate') if $restart;
+    if ($restart) {
+        $node->stop('immediate');
+        $node->start;
+    }
     my $session = session($node);
     start_sql($session, "$wait; SELECT 'at ' || extract(epoch FROM clock_timestamp())");
     wait_until_waiting($node, 'postgres', 1);
