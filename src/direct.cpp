@@ -149,6 +149,14 @@ Relation open_index(Relation relation, const AttrNumber *columns, int count, con
 
 // ---- index entries ----
 
+void aim_at_end(Relation index) {
+    Buffer buffer = pg::last_leaf(index);
+    if (!BufferIsValid(buffer))
+        return;
+    RelationSetTargetBlock(index, BufferGetBlockNumber(buffer));
+    UnlockReleaseBuffer(buffer);
+}
+
 void enter(Relation index, Relation table, Datum *values, bool *nulls, ItemPointer tid,
            bool unique) {
     static IndexInfo *info; // a btree asks it nothing

@@ -31,6 +31,10 @@ void forget(Oid relation);
 // The valid index on these columns, opened with ACCESS SHARE; 55000 if it is missing.
 Relation open_index(Relation relation, const AttrNumber *columns, int count, const char *what);
 
+// The next entries probably belong on the last leaf of the index: they are tried there first. The
+// server does that by itself, but for large indexes only.
+void aim_at_end(Relation index);
+
 // Writes an index entry.
 void enter(Relation index, Relation table, Datum *values, bool *nulls, ItemPointer tid,
            bool unique);

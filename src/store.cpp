@@ -97,8 +97,6 @@ void close(Table *table) {
     ExecDropSingleTupleTableSlot(table->found);
     ExecDropSingleTupleTableSlot(table->newest);
     ExecDropSingleTupleTableSlot(table->next);
-    for (int i = 0; i < table->slot_count; i++)
-        ExecDropSingleTupleTableSlot(table->slots[i]);
     for (Relation index : table->indexes)
         if (index != nullptr)
             index_close(index, NoLock);
@@ -296,25 +294,38 @@ static void enter_finished(Table *leaf, HeapTuple tuple, int i) {
     direct::enter(index, leaf->relation, values, nulls, &tuple->t_self, false);
 }
 
-static void make_slots(Table *table, int count) {
-    if (table->slots == nullptr)
-        table->slots =
-            static_cast<TupleTableSlot **>(palloc(sizeof(TupleTableSlot *) * most_added));
-    while (table->slot_count < count)
-        table->slots[table->slot_count++] =
-            MakeSingleTupleTableSlot(RelationGetDescr(table->relation), &TTSOpsHeapTuple);
+// What heap_multi_insert() looks at in a slot that holds a heap tuple; anything more would cost as
+// much as the insert.
+static void make_slots(Table *table) {
+    if (table->slots != nullptr)
+        return;
+    auto *slots =
+        static_cast<HeapTupleTableSlot *>(palloc0(sizeof(HeapTupleTableSlot) * most_added));
+    table->slots = static_cast<TupleTableSlot **>(palloc(sizeof(TupleTableSlot *) * most_added));
+    for (int i = 0; i < most_added; i++) {
+        slots[i].base.type = T_TupleTableSlot;
+        *const_cast<const TupleTableSlotOps **>(&slots[i].base.tts_ops) = &TTSOpsHeapTuple;
+        slots[i].base.tts_mcxt = table->context;
+        table->slots[i] = &slots[i].base;
+    }
 }
 
 static void write_together(Table *table) {
-    make_slots(table, table->added_count);
+    make_slots(table);
     for (int i = 0; i < table->added_count; i++)
-        ExecStoreHeapTuple(table->added[i].tuple, table->slots[i], false);
+        reinterpret_cast<HeapTupleTableSlot *>(table->slots[i])->tuple = table->added[i].tuple;
     heap_multi_insert(table->relation, table->slots, table->added_count, GetCurrentCommandId(true),
                       0, nullptr);
-    for (int i = 0; i < table->added_count; i++) {
+    for (int i = 0; i < table->added_count; i++)
         table->added[i].tuple->t_self = table->slots[i]->tts_tid;
-        ExecClearTuple(table->slots[i]);
-    }
+}
+
+// Entries of new rows belong at the right end of most indexes. A small index would be searched from
+// its root for each of them.
+static void aim_at_end(Table *table, int i) {
+    constexpr int worth_it = 4;
+    if (table->added_count >= worth_it)
+        direct::aim_at_end(index_at(table, i));
 }
 
 // Writes the rows, then index by index their entries.
@@ -328,7 +339,9 @@ static void write_added(Table *table) {
         else
             write_together(table);
     });
-    for (int i = 0; i < table->layout->index_count; i++)
+    for (int i = 0; i < table->layout->index_count; i++) {
+        if (!table->is_jobs || i == static_cast<int>(By::id) || i == static_cast<int>(By::due))
+            aim_at_end(table, i);
         for (int row = 0; row < table->added_count; row++) {
             const Added *added = &table->added[row];
             if (table->is_jobs)
@@ -337,6 +350,7 @@ static void write_added(Table *table) {
             else
                 enter_finished(table, added->tuple, i);
         }
+    }
     for (int i = 0; i < table->added_count; i++)
         heap_freetuple(table->added[i].tuple);
     table->added_count = 0;

@@ -92,7 +92,6 @@ struct Table {
     Added *added;                          // direct only
     int added_count;
     TupleTableSlot **slots; // for rows written together; made as needed
-    int slot_count;
     TupleTableSlot *found;
     TupleTableSlot *newest; // where a lock puts the version that it got
     TupleTableSlot *next;

@@ -12,6 +12,7 @@ extern "C" {
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/multixact.h"
+#include "access/nbtree.h"
 #include "access/parallel.h"
 #include "access/reloptions.h"
 #include "access/relscan.h"
@@ -203,6 +204,15 @@ inline TM_Result update_tuple(Relation relation, ItemPointer tid, TupleTableSlot
 #else
     return table_tuple_update(relation, tid, slot, command, InvalidSnapshot, InvalidSnapshot, wait,
                               failure, mode, enter_all);
+#endif
+}
+
+// The last leaf of a btree, locked for reading; InvalidBuffer if it is empty.
+inline Buffer last_leaf(Relation index) {
+#if PG_VERSION_NUM >= 170000
+    return _bt_get_endpoint(index, 0, true);
+#else
+    return _bt_get_endpoint(index, 0, true, nullptr);
 #endif
 }
 
