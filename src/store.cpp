@@ -44,6 +44,7 @@ static void set_up_executor(Table *table) {
 static void end_executor(Table *table) {
     AfterTriggerEndQuery(table->estate);
     ExecCloseResultRelations(table->estate); // closes the indexes and what triggers opened
+    ExecResetTupleTable(table->estate->es_tupleTable, false); // the slots of triggers
     FreeExecutorState(table->estate);
 }
 
