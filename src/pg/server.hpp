@@ -215,6 +215,17 @@ inline Oid primary_key_index(Relation relation) {
 #endif
 }
 
+// Whether this transaction has exactly this lock on the relation.
+inline bool holds_relation_lock(Oid relation, LOCKMODE mode) {
+    LOCKTAG tag;
+    SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
+#if PG_VERSION_NUM >= 170000
+    return LockHeldByMe(&tag, mode, false);
+#else
+    return LockHeldByMe(&tag, mode);
+#endif
+}
+
 // Whatever the database's or role's settings are, a transaction of this process may take its time.
 inline void disable_transaction_timeout() {
 #if PG_VERSION_NUM >= 170000
