@@ -404,6 +404,25 @@ static TM_Result remove_directly(Table *table) {
 
 // ---- writing ----
 
+// A job is not what the caller was told: better an error.
+[[noreturn]] static void suppressed(Table *table) {
+    ereport(ERROR, errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+            errmsg("a trigger on table \"%s\" has suppressed a change of pgjobs",
+                   RelationGetRelationName(table->relation)),
+            errhint("A BEFORE trigger there must return a row."));
+    pg_unreachable();
+}
+
+static bool is_written(TupleTableSlot *slot) { return ItemPointerIsValid(&slot->tts_tid); }
+
+static bool is_deleted(TupleTableSlot *slot) {
+    auto *buffered = reinterpret_cast<BufferHeapTupleTableSlot *>(slot);
+    LockBuffer(buffered->buffer, BUFFER_LOCK_SHARE);
+    uint16 mask = buffered->base.tuple->t_data->t_infomask;
+    LockBuffer(buffered->buffer, BUFFER_LOCK_UNLOCK);
+    return (mask & HEAP_XMAX_INVALID) == 0 && !HEAP_XMAX_IS_LOCKED_ONLY(mask);
+}
+
 void insert(Table *table) {
     HeapTuple tuple = pg::in_context(table->context, [&] {
         return heap_form_tuple(RelationGetDescr(table->relation), table->values, table->nulls);
@@ -415,6 +434,8 @@ void insert(Table *table) {
     }
     ExecForceStoreHeapTuple(tuple, table->next, false);
     ExecSimpleRelationInsert(table->info, table->estate, table->next);
+    if (!is_written(table->next))
+        suppressed(table);
     ExecClearTuple(table->next);
     heap_freetuple(tuple);
     ResetPerTupleExprContext(table->estate);
@@ -431,6 +452,8 @@ static void update_by_executor(Table *table) {
     EvalPlanQualSetSlot(&epq, table->found);
     ExecSimpleRelationUpdate(table->info, table->estate, &epq, table->found, table->next);
     EvalPlanQualEnd(&epq);
+    if (!is_written(table->next))
+        suppressed(table);
     ResetPerTupleExprContext(table->estate);
 }
 
@@ -489,6 +512,8 @@ static void remove_by_executor(Table *table) {
     EvalPlanQualSetSlot(&epq, table->found);
     ExecSimpleRelationDelete(table->info, table->estate, &epq, table->found);
     EvalPlanQualEnd(&epq);
+    if (!is_deleted(table->found))
+        suppressed(table);
     ResetPerTupleExprContext(table->estate);
 }
 
@@ -537,6 +562,7 @@ static TM_Result lock_newest(Table *jobs, LockWaitPolicy policy, uint8 flags) {
         jobs->found = jobs->newest;
         jobs->newest = older;
         jobs->facts_known = false;
+        note_touch(jobs, true); // it may be ready, or elsewhere, only now
     }
     return result;
 }
