@@ -66,6 +66,15 @@ static bool find_indexes(Relation table, const Shape *shapes, int count, Layout 
     return all;
 }
 
+// Columns that a user has added and dropped again stay, empty.
+static bool has_columns(Relation table, int count) {
+    int all = RelationGetNumberOfAttributes(table);
+    for (int i = 0; i < all; i++)
+        if (TupleDescAttr(RelationGetDescr(table), i)->attisdropped != (i >= count))
+            return false;
+    return all >= count;
+}
+
 static int count_not_null(Relation table) {
     int count = 0;
     for (int i = 0; i < RelationGetNumberOfAttributes(table); i++)
@@ -76,9 +85,8 @@ static int count_not_null(Relation table) {
 // `not_null`, `checks`: how many such constraints are ours.
 static bool is_plain(Relation table, int columns, int not_null, int checks) {
     TupleConstr *constraints = RelationGetDescr(table)->constr;
-    return table->rd_tableam == GetHeapamTableAmRoutine() &&
-           RelationGetNumberOfAttributes(table) == columns && count_not_null(table) == not_null &&
-           !table->rd_rel->relrowsecurity &&
+    return table->rd_tableam == GetHeapamTableAmRoutine() && has_columns(table, columns) &&
+           count_not_null(table) == not_null && !table->rd_rel->relrowsecurity &&
            (constraints == nullptr ||
             (constraints->num_check <= checks && !constraints->has_generated_stored &&
              constraints->num_defval == 0));

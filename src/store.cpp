@@ -423,7 +423,25 @@ static bool is_deleted(TupleTableSlot *slot) {
     return (mask & HEAP_XMAX_INVALID) == 0 && !HEAP_XMAX_IS_LOCKED_ONLY(mask);
 }
 
+// What the planner would have done for a statement that does not name a column.
+static void set_defaults(Table *table) {
+    TupleDesc shape = RelationGetDescr(table->relation);
+    for (int i = 0; i < shape->natts; i++) {
+        Form_pg_attribute column = TupleDescAttr(shape, i);
+        if (table->replace[i] || column->attisdropped || column->attgenerated != '\0')
+            continue;
+        Node *given = build_column_default(table->relation, i + 1);
+        if (given == nullptr)
+            continue;
+        ExprState *state = ExecPrepareExpr(reinterpret_cast<Expr *>(given), table->estate);
+        table->values[i] = ExecEvalExprSwitchContext(state, GetPerTupleExprContext(table->estate),
+                                                     &table->nulls[i]);
+    }
+}
+
 void insert(Table *table) {
+    if (table->layout == nullptr)
+        set_defaults(table);
     HeapTuple tuple = pg::in_context(table->context, [&] {
         return heap_form_tuple(RelationGetDescr(table->relation), table->values, table->nulls);
     });
