@@ -67,5 +67,12 @@ CALL pg_temp.count_steps('{}');
 CALL pg_temp.count_steps(jsonb_build_object('same', repeat('x', 1000)));
 SELECT jsonb_build_object('noise', string_agg(md5(n::text), '')) AS noise FROM generate_series(1, 32) n \gset
 CALL pg_temp.count_steps(:'noise');
+-- So it is through the executor, which writes the rows where a user has hung something on the table.
+CREATE FUNCTION pass() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER pass BEFORE UPDATE ON pgjobs.job FOR EACH ROW EXECUTE FUNCTION pass();
+CALL pg_temp.count_steps('{}');
+CALL pg_temp.count_steps(:'noise');
+DROP TRIGGER pass ON pgjobs.job;
+DROP FUNCTION pass;
 DROP TABLE held;
 SELECT pgjobs.drop_queue('q');

@@ -26,6 +26,7 @@ struct QueueTally {
     int16 priority;
     bool touched; // something happened that a listener wants to know
     bool resync;  // more happened than can be told
+    bool dropped; // the queue
     int64 ready, enqueued, completed, dead, cancelled;
     int events;                  // told one by one, so far
     int64 locked;                // ready rows that were about to be locked
@@ -66,11 +67,12 @@ constexpr int most_finished = 256; // then everybody who awaits is woken
 
 struct Pending {
     bool any;
-    Mark everything;    // may have changed
-    Mark holds;         // a session lease was taken
-    Mark dropped;       // the extension was
-    Mark installed;     // the extension was
-    Mark rescan;        // databases came or went
+    Mark everything; // may have changed
+    Mark holds;      // a session lease was taken
+    Mark dropped;    // the extension was
+    Mark installed;  // the extension was
+    Mark rescan;     // databases came or went
+    int plain; // level of the last statement that changes rows and tells us when it ends; 0 without
     bool finished_lost; // finished does not list all
     bool leases_lost;   // leases does not list all
     Oid dropped_database;
@@ -184,6 +186,7 @@ static void merge_tallies(int level) {
         }
         parent->touched |= child.touched;
         parent->resync |= child.resync;
+        parent->dropped |= child.dropped;
         parent->events += child.events;
         parent->ready += child.ready;
         parent->locked += child.locked;
@@ -227,7 +230,7 @@ static void note_lease(const Facts &facts, int32 rev, bool ended) {
     }
     LeaseEntry *entry = append(&pending.leases);
     entry->ended = ended;
-    entry->lease = {{facts.id, MyDatabaseId, 0}, facts.lease_expires_at, facts.hold_session, rev};
+    entry->lease = {{facts.id, MyDatabaseId, 0}, facts.lease_expires_at, facts.hold_session, rev, 0};
 }
 
 // What holds for a row whichever way it got there.
@@ -323,8 +326,6 @@ core::Place own_place(int32 queue, int16 stage, int32 last) {
             continue;
         if (tally->if_committed.count > 0)
             own = core::lesser(own, {tally->priority, tally->if_committed.least});
-        if (tally->if_undone.count > 0)
-            own = core::lesser(own, {tally->priority, tally->if_undone.least});
     }
     return own;
 }
@@ -339,6 +340,13 @@ void everything_changed() {
     set(&pending.everything);
 }
 
+void statement_begins() {
+    begin();
+    pending.plain = GetCurrentTransactionNestLevel();
+}
+
+bool may_all_change() { return pending.any && pending.everything.level > 0; }
+
 void wake_queue(int32 queue) {
     begin();
     tally_of(queue, 0, 0)->ready += shared->procs;
@@ -346,7 +354,9 @@ void wake_queue(int32 queue) {
 
 void queue_dropped(int32 queue) {
     begin();
-    tally_of(queue, 0, 0)->resync = true; // the worker finds no queue and drops its hints
+    QueueTally *tally = tally_of(queue, 0, 0);
+    tally->resync = true; // the worker finds no queue and drops its hints
+    tally->dropped = true;
     wake_queue(queue);
 }
 
@@ -470,6 +480,17 @@ static void tell_waiters(Database *database) {
         wait::wake_awaiting(database->oid, pending.finished.data[i].job);
 }
 
+// Claims pass a row that a transaction has in its hands if that transaction announces what it
+// touches. One that does may have locked others of which we were not told: SELECT FOR UPDATE says
+// nothing at all, and a statement that fails never comes to its row triggers.
+static bool has_locked_rows() {
+    return frontier::is_announcing() && pg::holds_relation_lock(pending.jobs, RowShareLock);
+}
+
+static bool has_changed_rows(int level) {
+    return frontier::is_announcing() && pending.plain >= level;
+}
+
 static void tell_frontier(int level, bool committed, bool hidden) {
     for (int i = pending.queues.count; i > 0 && pending.queues.data[i - 1].level >= level; i--) {
         const QueueTally *tally = &pending.queues.data[i - 1];
@@ -482,7 +503,10 @@ static void tell_frontier(int level, bool committed, bool hidden) {
 // locked must look again.
 static void tell_undone(int level) {
     frontier::leave();
-    tell_frontier(level, false, false);
+    if (has_locked_rows() || has_changed_rows(level))
+        frontier::forget_all(MyDatabaseId);
+    else
+        tell_frontier(level, false, false);
     Database *database = pending.database;
     if (database == nullptr || pg_atomic_read_u32(&database->waiters) == 0)
         return;
@@ -542,10 +566,13 @@ static void tell() {
     if (pending.database != nullptr && pending.database->oid != MyDatabaseId)
         pending.database = this_database();
     Database *database = pending.database;
-    if (pending.everything.level > 0)
+    if (pending.everything.level > 0 || has_locked_rows())
         frontier::forget_all(MyDatabaseId);
     else
         tell_frontier(1, true, false); // before anybody is woken
+    for (int i = 0; i < pending.queues.count; i++)
+        if (pending.queues.data[i].dropped)
+            frontier::drop_queue(MyDatabaseId, pending.queues.data[i].queue);
     tell_catalog(database);
     if (database == nullptr)
         return; // no place in shared memory: pgjobs.max_databases
@@ -575,10 +602,11 @@ static void pin() {
                 pin.run_count++;
             }
     }
-    if (pending.everything.level > 0)
+    bool all = pending.everything.level > 0 || has_locked_rows();
+    if (all)
         pin.run_count = most_pinned_runs + 1;
     prepared::pin(pending.database, pin);
-    if (pending.everything.level > 0)
+    if (all)
         frontier::forget_all(MyDatabaseId);
     tell_frontier(1, true, true);
     tell_frontier(1, false, true);
@@ -611,6 +639,7 @@ static void at_transaction(XactEvent event, void *) {
         break;
     case XACT_EVENT_COMMIT:
         tell();
+        lease::reaped();
         note_rules();
         frontier::announced();
         presence::release();
@@ -618,6 +647,7 @@ static void at_transaction(XactEvent event, void *) {
         break;
     case XACT_EVENT_ABORT:
         tell_undone(1);
+        lease::reaped();
         frontier::announced();
         presence::release();
         forget();
@@ -631,8 +661,11 @@ static void at_subtransaction(SubXactEvent event, SubTransactionId, SubTransacti
     if (!pending.any)
         return;
     int level = GetCurrentTransactionNestLevel();
-    if (event == SUBXACT_EVENT_ABORT_SUB) {
+    if (event == SUBXACT_EVENT_ABORT_SUB)
         tell_undone(level);
+    if (event == SUBXACT_EVENT_ABORT_SUB || event == SUBXACT_EVENT_COMMIT_SUB)
+        pending.plain = Min(pending.plain, level - 1); // one may be under way there
+    if (event == SUBXACT_EVENT_ABORT_SUB) {
         cut(&pending.queues, level);
         cut(&pending.events, level);
         cut(&pending.leases, level);

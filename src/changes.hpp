@@ -39,8 +39,8 @@ void touching(const Facts &row);
 // A ready row was locked and stays as it is.
 void left_ready(const Facts &row);
 
-// The first place behind priority `last` of a stage where this transaction has made a job ready or
-// touched one; core::last_place without.
+// The first place behind priority `last` of a stage where this transaction has made a job ready, or
+// has locked one and left it ready; core::last_place without.
 core::Place own_place(int32 queue, int16 stage, int32 last);
 
 // At commit: something is due then.
@@ -48,6 +48,13 @@ void due_at(TimestampTz at);
 
 // All rows may have changed.
 void everything_changed();
+
+// A statement that is not ours is about to change rows.
+void statement_begins();
+
+// Whether everything_changed() was called in this transaction: what it sees of the rows says
+// nothing about what is there if it is undone.
+bool may_all_change();
 
 // Wakes the waiters of the queue at commit (a pause ended, a stage came).
 void wake_queue(int32 queue);

@@ -66,11 +66,27 @@ static bool find_indexes(Relation table, const Shape *shapes, int count, Layout 
     return all;
 }
 
-// `checks`: how many CHECK constraints are ours.
-static bool is_plain(Relation table, int columns, int checks) {
+// Columns that a user has added and dropped again stay, empty.
+static bool has_columns(Relation table, int count) {
+    int all = RelationGetNumberOfAttributes(table);
+    for (int i = 0; i < all; i++)
+        if (TupleDescAttr(RelationGetDescr(table), i)->attisdropped != (i >= count))
+            return false;
+    return all >= count;
+}
+
+static int count_not_null(Relation table) {
+    int count = 0;
+    for (int i = 0; i < RelationGetNumberOfAttributes(table); i++)
+        count += TupleDescAttr(RelationGetDescr(table), i)->attnotnull;
+    return count;
+}
+
+// `not_null`, `checks`: how many such constraints are ours.
+static bool is_plain(Relation table, int columns, int not_null, int checks) {
     TupleConstr *constraints = RelationGetDescr(table)->constr;
-    return table->rd_tableam == GetHeapamTableAmRoutine() &&
-           RelationGetNumberOfAttributes(table) == columns && !table->rd_rel->relrowsecurity &&
+    return table->rd_tableam == GetHeapamTableAmRoutine() && has_columns(table, columns) &&
+           count_not_null(table) == not_null && !table->rd_rel->relrowsecurity &&
            (constraints == nullptr ||
             (constraints->num_check <= checks && !constraints->has_generated_stored &&
              constraints->num_defval == 0));
@@ -92,11 +108,12 @@ const Layout *layout_of_jobs(Relation jobs) {
     int ours = 0;
     for (int i = 0; triggers != nullptr && i < triggers->numtriggers; i++)
         ours += is_ours(triggers->triggers[i], "changed") ||
+                is_ours(triggers->triggers[i], "changing") ||
                 is_ours(triggers->triggers[i], "truncated");
-    layout.announced = ours == 2;
+    layout.announced = ours == 3;
     layout.direct = find_indexes(jobs, job_shapes, job_indexes, &layout) &&
-                    is_plain(jobs, store::job_columns, 0) && layout.announced &&
-                    triggers->numtriggers == ours;
+                    is_plain(jobs, store::job_columns, store::job_not_null, 0) &&
+                    layout.announced && triggers->numtriggers == ours;
     layout.table = before == forgotten ? RelationGetRelid(jobs) : InvalidOid;
     jobs_layout = layout;
     return &jobs_layout;
@@ -109,7 +126,8 @@ const Layout *layout_of_leaf(Relation leaf) {
         return &leaf_layout;
     Layout layout{};
     uint32 before = forgotten;
-    layout.direct = leaf->trigdesc == nullptr && is_plain(leaf, store::history_columns, 1) &&
+    layout.direct = leaf->trigdesc == nullptr &&
+                    is_plain(leaf, store::history_columns, store::history_not_null, 1) &&
                     find_indexes(leaf, leaf_shapes, lengthof(leaf_shapes), &layout);
     layout.table = before == forgotten ? RelationGetRelid(leaf) : InvalidOid;
     leaf_layout = layout;

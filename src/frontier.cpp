@@ -124,12 +124,14 @@ void announce(Oid database, Oid jobs, int32 queue, int16 stage, int32 priority, 
     SpinLockRelease(&place->lock);
 }
 
+constexpr int32 any_queue = 0;
+
 // A scan that is under way there raises nothing, whoever takes the place next.
-static void forget(Oid database, bool free) {
+static void forget(Oid database, int32 queue, bool free) {
     for (int i = 0; i < settings::max_queues; i++) {
         StageHints *place = &stage_hints[i];
         SpinLockAcquire(&place->lock);
-        if (place->database == database) {
+        if (place->database == database && (queue == any_queue || place->queue == queue)) {
             place->frontier.forget_all();
             interrupt_scans_from(place, core::lowest_priority);
             if (free)
@@ -139,9 +141,11 @@ static void forget(Oid database, bool free) {
     }
 }
 
-void forget_all(Oid database) { forget(database, false); }
+void forget_all(Oid database) { forget(database, any_queue, false); }
 
-void drop_all(Oid database) { forget(database, true); }
+void drop_all(Oid database) { forget(database, any_queue, true); }
+
+void drop_queue(Oid database, int32 queue) { forget(database, queue, true); }
 
 void leave() {
     StageScan *scan = my_scan();
@@ -173,6 +177,8 @@ void announced() {
     announcing = false;
     pg_atomic_write_u32(&announcers[pg::my_procno()], InvalidTransactionId);
 }
+
+bool is_announcing() { return announcing; }
 
 bool is_announced_by(TransactionId top) {
     for (int i = 0; i < shared->procs; i++)
@@ -217,6 +223,14 @@ static void add_stray(Stretch *stretch, const core::Stray &stray) {
     stretch->strays[at] = stray;
 }
 
+// Begins the run at the key, if that is before its bound. Strays behind it are found on the way.
+static void begin_at(Stretch *stretch, const Key &key) {
+    stretch->first = core::lesser(stretch->first, key);
+    while (stretch->stray_count > 0 &&
+           !core::before(stretch->strays[stretch->stray_count - 1].key, stretch->first))
+        stretch->stray_count--;
+}
+
 // What comes behind `last`, from what the frontier knows and the transaction's own jobs.
 static bool choose(const core::Frontier &frontier, int32 last, const Place &own, Stretch *stretch) {
     const core::Run *run = next_run(frontier, last, own.priority);
@@ -233,7 +247,7 @@ static bool choose(const core::Frontier &frontier, int32 last, const Place &own,
                 add_stray(stretch, run->strays[i]);
         }
         if (own.priority == priority)
-            stretch->first = core::lesser(stretch->first, own.key);
+            begin_at(stretch, own.key);
         return true;
     }
     stretch->scan.from = Max(last + 1, frontier.unknown_from);

@@ -29,6 +29,9 @@ void forget_all(Oid database);
 // The extension has gone from the database: its places are free.
 void drop_all(Oid database);
 
+// The queue has gone from the database: so are its places.
+void drop_queue(Oid database, int32 queue);
+
 // The scan of this process, if one is under way, raises nothing.
 void leave();
 
@@ -39,6 +42,9 @@ void announced();
 
 // This transaction will announce what it touches, from now on. Takes a transaction id.
 void will_announce();
+
+// Whether this transaction will.
+bool is_announcing();
 
 // Whether the transaction, by its top xid, will.
 bool is_announced_by(TransactionId top);

@@ -1,4 +1,4 @@
-// The row trigger of pgjobs.job: every change of a job, by whatever path, becomes a note of the
+// The triggers of pgjobs.job: every change of a job, by whatever path, becomes a note of the
 // transaction.
 #include "changes.hpp"
 #include "pg/function.hpp"
@@ -16,6 +16,10 @@ PGJOBS_FUNCTION(_job_changed) {
     TriggerEvent event = data->tg_event;
     if (TRIGGER_FIRED_BY_TRUNCATE(event)) {
         changes::everything_changed();
+        PG_RETURN_POINTER(nullptr);
+    }
+    if (TRIGGER_FIRED_BEFORE(event)) {
+        changes::statement_begins();
         PG_RETURN_POINTER(nullptr);
     }
     changes::Facts first = store::facts_of(data->tg_trigslot);

@@ -94,9 +94,13 @@ COMMENT ON FUNCTION pgjobs._job_changed() IS
 
 CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON pgjobs.job
     FOR EACH ROW EXECUTE FUNCTION pgjobs._job_changed();
+CREATE TRIGGER changing BEFORE UPDATE OR DELETE ON pgjobs.job
+    FOR EACH STATEMENT EXECUTE FUNCTION pgjobs._job_changed();
 CREATE TRIGGER truncated AFTER TRUNCATE ON pgjobs.job
     FOR EACH STATEMENT EXECUTE FUNCTION pgjobs._job_changed();
 ALTER TABLE pgjobs.job ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE pgjobs.job ENABLE ALWAYS TRIGGER changing;
 ALTER TABLE pgjobs.job ENABLE ALWAYS TRIGGER truncated;
 COMMENT ON TRIGGER changed ON pgjobs.job IS 'Notes each change; at commit it wakes and notifies.';
+COMMENT ON TRIGGER changing ON pgjobs.job IS 'Notes that a statement begins which may fail before it tells its changes.';
 COMMENT ON TRIGGER truncated ON pgjobs.job IS 'Makes pgjobs forget what it knew of the jobs.';

@@ -274,6 +274,9 @@ void pgjobs_launcher_main(Datum) {
     BackgroundWorkerUnblockSignals();
     on_shmem_exit(process::leave, 0);
     BackgroundWorkerInitializeConnection(nullptr, nullptr, 0);
+    uint64 never_before = 0;
+    pg_atomic_compare_exchange_u64(&shared->writable_since, &never_before,
+                                   static_cast<uint64>(GetCurrentTimestamp()));
     pg_atomic_write_u32(&shared->launcher, static_cast<uint32>(pg::my_procno()) + 1);
     pg_atomic_fetch_or_u32(&shared->rescan, rescan_new);
     process::check_server_version();

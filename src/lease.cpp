@@ -20,10 +20,14 @@ bool remember(const Lease &lease) {
     auto *entry = static_cast<Lease *>(hash_search(leases, &lease.key, HASH_ENTER_NULL, &found));
     if (entry == nullptr)
         return false;
-    if (found && (entry->rev > lease.rev || (entry->rev == lease.rev && lease.session == 0 &&
-                                             entry->expires_at > lease.expires_at)))
+    if (found && entry->rev > lease.rev)
         return true;
+    // The list may be ahead of the row. But a session lease may be given an end.
+    TimestampTz ahead = found && entry->rev == lease.rev && entry->expires_at != never
+                            ? entry->expires_at
+                            : lease.expires_at;
     *entry = lease;
+    entry->expires_at = Max(ahead, lease.expires_at);
     return true;
 }
 
@@ -80,10 +84,91 @@ static bool is_alive(int64 session) {
     return false;
 }
 
-bool is_over(TimestampTz lease_expires_at, int64 hold_epoch, int64 hold_session, TimestampTz now) {
-    if (lease_expires_at <= now)
-        return true;
+static bool is_gone(int64 hold_epoch, int64 hold_session) {
     return hold_session != 0 && (hold_epoch != this_epoch() || !is_alive(hold_session));
+}
+
+// ---- heartbeats ----
+
+// Heartbeats that were in the list alone are lost with the server's memory. So after a start every
+// older lease lasts at least once more as long as a heartbeat of that kind gives.
+static int64 longest_in_list(const Held &held) {
+    return Min(held.queue_lease, held.expires_at - held.started_at);
+}
+
+static TimestampTz end_by_row(const Held &held) {
+    auto since = static_cast<TimestampTz>(pg_atomic_read_u64(&shared->writable_since));
+    if (since == 0)
+        since = GetCurrentTimestamp(); // right after the start
+    if (held.expires_at == never || held.started_at >= since)
+        return held.expires_at;
+    return Max(held.expires_at, since + longest_in_list(held));
+}
+
+static bool is_being_reaped(const Lease *entry) {
+    return entry->reaper != 0 && pg_atomic_read_u32(&reapers[entry->reaper - 1]) != 0;
+}
+
+static Lease *find_entry(int64 job) {
+    LeaseKey key = {job, MyDatabaseId, 0};
+    return static_cast<Lease *>(hash_search(leases, &key, HASH_FIND, nullptr));
+}
+
+TimestampTz extend(const Held &held, TimestampTz wanted, TimestampTz now) {
+    if (held.expires_at == never || wanted - now > longest_in_list(held))
+        return 0;
+    return pg::locked(shared->leases_lock, LW_EXCLUSIVE, [&]() -> TimestampTz {
+        Lease *entry = find_entry(held.job);
+        if (entry == nullptr || entry->rev != held.rev || is_being_reaped(entry))
+            return 0;
+        entry->expires_at = Max(Max(entry->expires_at, held.expires_at), wanted);
+        return entry->expires_at;
+    });
+}
+
+TimestampTz end_of(int64 job, TimestampTz expires_at) {
+    return pg::locked(shared->leases_lock, LW_SHARED, [&] {
+        Lease *entry = find_entry(job);
+        bool ahead = entry != nullptr && entry->expires_at != never;
+        return ahead ? Max(entry->expires_at, expires_at) : expires_at;
+    });
+}
+
+// pgjobs._lease_end(id, lease_expires_at) -> timestamptz
+PGJOBS_FUNCTION(_lease_end) {
+    if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+        PG_RETURN_NULL();
+    PG_RETURN_TIMESTAMPTZ(end_of(PG_GETARG_INT64(0), PG_GETARG_TIMESTAMPTZ(1)));
+}
+
+// ---- taking back ----
+
+static bool reaping; // this transaction has taken jobs back
+
+void reaped() {
+    if (!reaping)
+        return;
+    reaping = false;
+    pg_atomic_write_u32(&reapers[pg::my_procno()], 0);
+}
+
+// Whether the lease is over; if so, no heartbeat saves it any more. The row is locked.
+static bool take_from_holder(const Held &held, bool gone, TimestampTz now) {
+    reaping = true;
+    pg_atomic_write_u32(&reapers[pg::my_procno()], 1);
+    return pg::locked(shared->leases_lock, LW_EXCLUSIVE, [&] {
+        Lease *entry = find_entry(held.job);
+        if (entry != nullptr && entry->rev != held.rev)
+            entry = nullptr;
+        TimestampTz end = end_by_row(held);
+        if (entry != nullptr && entry->expires_at != never)
+            end = Max(end, entry->expires_at);
+        if (!gone && end > now)
+            return false;
+        if (entry != nullptr)
+            entry->reaper = pg::my_procno() + 1;
+        return true;
+    });
 }
 
 // ---- finding ----
@@ -145,8 +230,8 @@ static void find_in_list(Candidates *found, TimestampTz now, TimestampTz *next) 
 }
 
 static constinit pg::Statement select_running{
-    "SELECT j.id, j.lease_expires_at, j.hold_epoch, j.hold_session, j.rev FROM pgjobs.job j "
-    "JOIN pgjobs.queue q ON q.id = j.queue_id "
+    "SELECT j.id, j.lease_expires_at, j.hold_epoch, j.hold_session, j.rev, j.started_at, "
+    "j.queue_id FROM pgjobs.job j JOIN pgjobs.queue q ON q.id = j.queue_id "
     "JOIN pgjobs.home h ON h.id = q.home AND h.database = $1 "
     "WHERE j.waiting = 0 AND j.token IS NOT NULL",
     {OIDOID},
@@ -156,29 +241,52 @@ static int64 optional_at(uint64 row, int column, int64 absent) {
     return pg::is_null(row, column) ? absent : pg::int64_at(row, column);
 }
 
+struct Running {
+    Held held;
+    int64 epoch;
+    int64 session;
+    int32 queue;
+};
+
+static Running *read_running(uint64 *count) {
+    MemoryContext caller = CurrentMemoryContext;
+    return pg::as_owner([&] {
+        *count = pg::run(&select_running, pg::oid_value(MyDatabaseId));
+        auto *rows = static_cast<Running *>(
+            MemoryContextAllocHuge(caller, sizeof(Running) * (*count + 1)));
+        for (uint64 i = 0; i < *count; i++) {
+            rows[i].held = {pg::int64_at(i, 1), pg::int32_at(i, 5), optional_at(i, 6, 0),
+                            optional_at(i, 2, never), 0};
+            rows[i].epoch = optional_at(i, 3, 0);
+            rows[i].session = optional_at(i, 4, 0);
+            rows[i].queue = pg::int32_at(i, 7);
+        }
+        return rows;
+    });
+}
+
 // From the table: every running job, wherever it is. Fills the list again on the way, with those
 // too that are over: somebody may have them locked.
 static void find_in_table(Candidates *found, TimestampTz now, TimestampTz *next, bool *complete) {
-    MemoryContext caller = CurrentMemoryContext;
-    pg::as_owner([&] {
-        uint64 count = pg::run(&select_running, pg::oid_value(MyDatabaseId));
-        make_space(found, caller, count);
-        for (uint64 i = 0; i < count; i++) {
-            int64 id = pg::int64_at(i, 1);
-            int32 rev = pg::int32_at(i, 5);
-            TimestampTz expires = optional_at(i, 2, never);
-            int64 session = optional_at(i, 4, 0);
-            if (is_over(expires, optional_at(i, 3, 0), session, now)) {
-                add(found, id, rev);
-                expires = Min(expires, now);
-            } else {
-                *next = Min(*next, expires);
-            }
-            Lease lease = {{id, MyDatabaseId, 0}, expires, session, rev};
-            *complete &=
-                pg::locked(shared->leases_lock, LW_EXCLUSIVE, [&] { return remember(lease); });
+    uint64 count;
+    Running *rows = read_running(&count);
+    make_space(found, CurrentMemoryContext, count);
+    for (uint64 i = 0; i < count; i++) {
+        Running *row = &rows[i];
+        const Queue *queue = find_queue(row->queue);
+        row->held.queue_lease = queue != nullptr ? queue->lease : 0;
+        TimestampTz end = end_of(row->held.job, end_by_row(row->held));
+        if (end <= now || is_gone(row->epoch, row->session)) {
+            add(found, row->held.job, row->held.rev);
+            end = Min(end, now);
+        } else {
+            *next = Min(*next, end);
         }
-    });
+        Lease lease = {{row->held.job, MyDatabaseId, 0}, end, row->session, row->held.rev, 0};
+        *complete &=
+            pg::locked(shared->leases_lock, LW_EXCLUSIVE, [&] { return remember(lease); });
+    }
+    pfree(rows);
 }
 
 // ---- reaping ----
@@ -198,40 +306,38 @@ static void correct_entry(store::Table *jobs, int64 id) {
     Lease lease = {{id, MyDatabaseId, 0},
                    store::get_int64(jobs, Col::lease_expires_at, never),
                    store::get_int64(jobs, Col::hold_session, 0),
-                   rev};
+                   rev,
+                   0};
     pg::locked(shared->leases_lock, LW_EXCLUSIVE, [&] { remember(lease); });
+}
+
+static Held held_by_row(store::Table *jobs, const Queue *queue) {
+    return {store::get_int64(jobs, Col::id, 0), store::get_int32(jobs, Col::rev),
+            store::get_int64(jobs, Col::started_at, 0),
+            store::get_int64(jobs, Col::lease_expires_at, never), queue->lease};
 }
 
 static bool reap_row(store::Table *jobs, history::Archive *archive, const Candidate &job,
                      TimestampTz now) {
-    TimestampTz expires = store::get_int64(jobs, Col::lease_expires_at, never);
     const Queue *queue = find_queue(store::get_int32(jobs, Col::queue_id));
     if (queue == nullptr || !queue->home) {
         drop_entry(job);
         return false;
     }
+    bool gone = is_gone(store::get_int64(jobs, Col::hold_epoch, 0),
+                        store::get_int64(jobs, Col::hold_session, 0));
     if (!store::has(jobs, Col::token) ||
-        !is_over(expires, store::get_int64(jobs, Col::hold_epoch, 0),
-                 store::get_int64(jobs, Col::hold_session, 0), now)) {
+        !take_from_holder(held_by_row(jobs, queue), gone, now)) {
         correct_entry(jobs, job.id);
         return false;
     }
     setback::takes(job.id);
     life::Failure failure{};
     failure.outcome = "expired";
-    failure.error = expires <= now ? "the lease expired" : "the session of the worker ended";
+    failure.error = gone ? "the session of the worker ended" : "the lease expired";
     failure.retry = true;
     life::fail(jobs, archive, queue, failure, now);
     return true;
-}
-
-// What the reaper comes to next.
-static void announce(const Candidates *found, uint64 from) {
-    int64 ids[batch];
-    int count = 0;
-    for (uint64 i = from; i < found->count && count < batch; i++)
-        ids[count++] = found->jobs[i].id;
-    setback::announce(ids, count);
 }
 
 // A batch of them. Rows that somebody has locked are passed over and left for another time.

@@ -25,8 +25,25 @@ void end_session();
 // The number of the server's start; session numbers are good only with it.
 int64 this_epoch();
 
-// Whether the job's lease is over at `now`: by time, or because its session is gone.
-bool is_over(TimestampTz lease_expires_at, int64 hold_epoch, int64 hold_session, TimestampTz now);
+// The lease of a running job, as its row has it.
+struct Held {
+    int64 job;
+    int32 rev;
+    TimestampTz started_at;
+    TimestampTz expires_at; // never: no end
+    int64 queue_lease;      // of its queue, microseconds
+};
+
+// A heartbeat: makes the lease last until `wanted` at least, in the list alone. Returns its end; 0 if
+// the list does not do: the job is not there, is being taken back, or is to last longer from now on
+// than a restart of the server, which loses the list, allows for. Then the row must be written.
+TimestampTz extend(const Held &held, TimestampTz wanted, TimestampTz now);
+
+// The end of the job's lease: the later one of the row's and the list's.
+TimestampTz end_of(int64 job, TimestampTz expires_at);
+
+// The transaction has ended that took jobs back. For callbacks.
+void reaped();
 
 // Takes back jobs whose lease is over, in batches; returns how many. `more` is set while there may
 // be others, `next` lowered to the next end of a lease. In a worker's transaction.

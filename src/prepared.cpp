@@ -1,5 +1,7 @@
 #include "prepared.hpp"
 
+#include "catalog.hpp"
+#include "frontier.hpp"
 #include "pg/spi.hpp"
 #include "wait.hpp"
 
@@ -62,6 +64,22 @@ bool any(Oid database) {
     });
 }
 
+// What it touched may be ready now. Told before the pin goes: a claim that could not see it yet,
+// and is still under way, raises no bound over it.
+static void tell_frontier(const Pin &pin) {
+    if (pin.run_count > most_pinned_runs || !extension_exists()) {
+        frontier::forget_all(pin.database);
+        return;
+    }
+    for (int i = 0; i < pin.run_count; i++) {
+        const PinnedRun &run = pin.runs[i];
+        frontier::Keys keys{};
+        frontier::note(&keys, run.place.key);
+        frontier::announce(pin.database, relations()->job, run.queue, run.stage, run.place.priority,
+                           keys, true);
+    }
+}
+
 bool resolve() {
     bool left = false;
     for (int i = 0; i < shared->pins; i++) {
@@ -72,6 +90,7 @@ bool resolve() {
             left = true;
             continue;
         }
+        tell_frontier(pin);
         pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
             if (pins[i].xid == pin.xid) {
                 pins[i] = {};

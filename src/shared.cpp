@@ -11,6 +11,7 @@ QueueHints *queue_hints;
 StageHints *stage_hints;
 StageScan *stage_scans;
 pg_atomic_uint32 *announcers;
+pg_atomic_uint32 *reapers;
 HTAB *leases;
 Waiter *waiters;
 pg_atomic_uint64 *holders;
@@ -33,6 +34,7 @@ static void request() {
     RequestAddinShmemSpace(bytes(sizeof(QueueHints), settings::max_queues));
     RequestAddinShmemSpace(bytes(sizeof(StageHints), settings::max_queues));
     RequestAddinShmemSpace(bytes(sizeof(StageScan), process_count()));
+    RequestAddinShmemSpace(bytes(sizeof(pg_atomic_uint32), process_count()));
     RequestAddinShmemSpace(bytes(sizeof(pg_atomic_uint32), process_count()));
     RequestAddinShmemSpace(hash_estimate_size(settings::max_leases, sizeof(Lease)));
     RequestAddinShmemSpace(bytes(sizeof(Waiter), process_count()));
@@ -72,6 +74,7 @@ static void set_up_shared() {
     pg_atomic_init_u32(&shared->exits, 0);
     pg_atomic_init_u64(&shared->sessions, 0);
     pg_atomic_init_u64(&shared->tickets, 0);
+    pg_atomic_init_u64(&shared->writable_since, 0);
     shared->pins = pin_count();
     shared->procs = process_count();
 }
@@ -116,6 +119,11 @@ static void startup() {
     if (!found)
         for (int i = 0; i < process_count(); i++)
             pg_atomic_init_u32(&announcers[i], 0);
+    reapers = array<pg_atomic_uint32>("pgjobs reapers", sizeof(pg_atomic_uint32), process_count(),
+                                      &found);
+    if (!found)
+        for (int i = 0; i < process_count(); i++)
+            pg_atomic_init_u32(&reapers[i], 0);
     pins = array<Pin>("pgjobs pins", sizeof(Pin), pin_count(), &found);
 
     HASHCTL control{};

@@ -97,6 +97,7 @@ struct Lease {
     TimestampTz expires_at; // never for a session lease without an end
     int64 session;          // 0 for a time lease
     int32 rev;              // of the job; callbacks of two transactions may come in either order
+    int32 reaper;           // process that is taking the job back, by its place from 1; see reapers
 };
 
 // A session in wait or await; indexed by its place in the process array. [waiters lock]
@@ -145,6 +146,7 @@ struct Shared {
     pg_atomic_uint32 exits;    // workers that have left: their slots are free
     pg_atomic_uint64 sessions; // numbers given to sessions that hold jobs
     pg_atomic_uint64 tickets;
+    pg_atomic_uint64 writable_since; // TimestampTz at which this server began to write; 0 before
     pg_atomic_uint32 pins_used; // places among them that are taken
     int pins;                   // length of the array of pins; read-only
     int procs;                  // length of the arrays of waiters and holders; read-only
@@ -158,6 +160,7 @@ extern QueueHints *queue_hints;      // settings::max_queues, open addressing
 extern StageHints *stage_hints;      // settings::max_queues, open addressing
 extern StageScan *stage_scans;       // shared->procs
 extern pg_atomic_uint32 *announcers; // shared->procs: top xid that will announce what it touched
+extern pg_atomic_uint32 *reapers; // shared->procs: 1 while a transaction takes jobs back
 extern HTAB *leases;                 // settings::max_leases
 extern Waiter *waiters;              // shared->procs
 extern pg_atomic_uint64 *holders;    // shared->procs: session number of each process, 0 without

@@ -44,6 +44,7 @@ static void set_up_executor(Table *table) {
 static void end_executor(Table *table) {
     AfterTriggerEndQuery(table->estate);
     ExecCloseResultRelations(table->estate); // closes the indexes and what triggers opened
+    ExecResetTupleTable(table->estate->es_tupleTable, false); // the slots of triggers
     FreeExecutorState(table->estate);
 }
 
@@ -417,7 +418,44 @@ static TM_Result remove_directly(Table *table) {
 
 // ---- writing ----
 
+// A job is not what the caller was told: better an error.
+[[noreturn]] static void suppressed(Table *table) {
+    ereport(ERROR, errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+            errmsg("a trigger on table \"%s\" has suppressed a change of pgjobs",
+                   RelationGetRelationName(table->relation)),
+            errhint("A BEFORE trigger there must return a row."));
+    pg_unreachable();
+}
+
+static bool is_written(TupleTableSlot *slot) { return ItemPointerIsValid(&slot->tts_tid); }
+
+static bool is_deleted(TupleTableSlot *slot) {
+    auto *buffered = reinterpret_cast<BufferHeapTupleTableSlot *>(slot);
+    LockBuffer(buffered->buffer, BUFFER_LOCK_SHARE);
+    uint16 mask = buffered->base.tuple->t_data->t_infomask;
+    LockBuffer(buffered->buffer, BUFFER_LOCK_UNLOCK);
+    return (mask & HEAP_XMAX_INVALID) == 0 && !HEAP_XMAX_IS_LOCKED_ONLY(mask);
+}
+
+// What the planner would have done for a statement that does not name a column.
+static void set_defaults(Table *table) {
+    TupleDesc shape = RelationGetDescr(table->relation);
+    for (int i = 0; i < shape->natts; i++) {
+        Form_pg_attribute column = TupleDescAttr(shape, i);
+        if (table->replace[i] || column->attisdropped || column->attgenerated != '\0')
+            continue;
+        Node *given = build_column_default(table->relation, i + 1);
+        if (given == nullptr)
+            continue;
+        ExprState *state = ExecPrepareExpr(reinterpret_cast<Expr *>(given), table->estate);
+        table->values[i] = ExecEvalExprSwitchContext(state, GetPerTupleExprContext(table->estate),
+                                                     &table->nulls[i]);
+    }
+}
+
 void insert(Table *table) {
+    if (table->layout == nullptr)
+        set_defaults(table);
     HeapTuple tuple = pg::in_context(table->context, [&] {
         return heap_form_tuple(RelationGetDescr(table->relation), table->values, table->nulls);
     });
@@ -428,6 +466,8 @@ void insert(Table *table) {
     }
     ExecForceStoreHeapTuple(tuple, table->next, false);
     ExecSimpleRelationInsert(table->info, table->estate, table->next);
+    if (!is_written(table->next))
+        suppressed(table);
     ExecClearTuple(table->next);
     heap_freetuple(tuple);
     ResetPerTupleExprContext(table->estate);
@@ -444,6 +484,8 @@ static void update_by_executor(Table *table) {
     EvalPlanQualSetSlot(&epq, table->found);
     ExecSimpleRelationUpdate(table->info, table->estate, &epq, table->found, table->next);
     EvalPlanQualEnd(&epq);
+    if (!is_written(table->next))
+        suppressed(table);
     ResetPerTupleExprContext(table->estate);
 }
 
@@ -502,6 +544,8 @@ static void remove_by_executor(Table *table) {
     EvalPlanQualSetSlot(&epq, table->found);
     ExecSimpleRelationDelete(table->info, table->estate, &epq, table->found);
     EvalPlanQualEnd(&epq);
+    if (!is_deleted(table->found))
+        suppressed(table);
     ResetPerTupleExprContext(table->estate);
 }
 
@@ -550,6 +594,7 @@ static TM_Result lock_newest(Table *jobs, LockWaitPolicy policy, uint8 flags) {
         jobs->found = jobs->newest;
         jobs->newest = older;
         jobs->facts_known = false;
+        note_touch(jobs, true); // it may be ready, or elsewhere, only now
     }
     return result;
 }

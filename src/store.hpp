@@ -44,6 +44,7 @@ enum class Col : int {
     attempts
 };
 constexpr int job_columns = static_cast<int>(Col::attempts);
+constexpr int job_not_null = 11; // columns that are NOT NULL
 
 // Columns of pgjobs.history, in the order of history.sql.
 enum class Past : int {
@@ -71,6 +72,7 @@ enum class Past : int {
     attempts
 };
 constexpr int history_columns = static_cast<int>(Past::attempts);
+constexpr int history_not_null = 12;
 
 // A row that has been added and not written yet.
 struct Added {

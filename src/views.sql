@@ -3,6 +3,13 @@
 
 -- The outer query makes the barrier: the planner flattens a view that is itself a UNION ALL, so that
 -- a cheap function in a condition would see rows before they are filtered.
+CREATE FUNCTION pgjobs._lease_end(id bigint, lease_expires_at timestamptz)
+RETURNS timestamptz
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'pgjobs__lease_end';
+COMMENT ON FUNCTION pgjobs._lease_end(bigint, timestamptz) IS
+'Private: the end of a job''s lease, by its row and by heartbeats that are in shared memory only.';
+
 CREATE VIEW pgjobs.jobs WITH (security_barrier = true) AS
 SELECT u.*
 FROM (
@@ -30,7 +37,7 @@ FROM (
         j.started_at,
         NULL::timestamptz AS finished_at,
         j.worker,
-        j.lease_expires_at
+        pgjobs._lease_end(j.id, j.lease_expires_at) AS lease_expires_at
     FROM pgjobs.job j
     JOIN pgjobs.queue q ON q.id OPERATOR(pg_catalog.=) j.queue_id
     JOIN pgjobs.stage s
@@ -244,7 +251,7 @@ SELECT
     s.name AS stage,
     pg_catalog.count(*) AS running,
     pg_catalog.min(j.started_at) AS oldest_started_at,
-    pg_catalog.min(j.lease_expires_at) AS next_lease_expires_at
+    pg_catalog.min(pgjobs._lease_end(j.id, j.lease_expires_at)) AS next_lease_expires_at
 FROM pgjobs.job j
 JOIN pgjobs.queue q ON q.id OPERATOR(pg_catalog.=) j.queue_id
 JOIN pgjobs.stage s

@@ -2,6 +2,7 @@
 #include "claim.hpp"
 #include "core/backoff.hpp"
 #include "fence.hpp"
+#include "lease.hpp"
 #include "life.hpp"
 #include "pg/function.hpp"
 #include "shared.hpp"
@@ -182,26 +183,43 @@ PGJOBS_FUNCTION(snooze) {
 
 // ---- heartbeats ----
 
-// The new end of the lease, never less than before; never for a session lease without an end.
-static TimestampTz extend_lease(store::Table *jobs, const Queue *queue, int64 lease,
-                                TimestampTz now) {
-    TimestampTz before = store::get_int64(jobs, Col::lease_expires_at, never);
-    if (before == never && lease == 0)
-        return never;
+// The new end of the lease, never less than before; never for a session lease without an end. False:
+// the job has changed since it was found.
+static bool extend_lease(store::Table *jobs, const Queue *queue, int64 lease, TimestampTz now,
+                         TimestampTz *end) {
+    const changes::Facts &job = store::facts(jobs);
+    *end = never;
+    if (job.lease_expires_at == never && lease == 0)
+        return true;
     TimestampTz wanted = now + (lease > 0 ? lease : queue->lease);
-    TimestampTz after = before == never ? wanted : Max(before, wanted);
+    lease::Held held = {job.id, job.rev, store::get_int64(jobs, Col::started_at, 0),
+                        job.lease_expires_at, queue->lease};
+    if ((*end = lease::extend(held, wanted, now)) != 0)
+        return true;
+    if (!store::lock_found(jobs))
+        return false;
+    TimestampTz before = job.lease_expires_at == never
+                             ? wanted
+                             : lease::end_of(job.id, job.lease_expires_at);
+    *end = Max(before, wanted);
     store::start_row(jobs);
-    store::set(jobs, Col::lease_expires_at, TimestampTzGetDatum(after));
+    store::set(jobs, Col::lease_expires_at, TimestampTzGetDatum(*end));
     store::update(jobs);
-    return after;
+    return true;
 }
 
 // pgjobs.extend(id, token, lease) -> timestamptz
 PGJOBS_FUNCTION(extend) {
     OneJob job = one_job(fcinfo, "pgjobs.extend()");
     int64 lease = pg::optional_interval(fcinfo, 2, "lease", claim::shortest_lease, 0);
-    TimestampTz end = fenced(job, [&](store::Table *jobs, const Queue *queue, TimestampTz now) {
-        return extend_lease(jobs, queue, lease, now);
+    TimestampTz end = store::with_jobs([&](store::Table *jobs) {
+        for (;;) {
+            const Queue *queue = look_at_fence(jobs, job.id, job.token, OnLost::error);
+            TimestampTz until;
+            if (extend_lease(jobs, queue, lease, GetCurrentTimestamp(), &until))
+                return until;
+            CHECK_FOR_INTERRUPTS();
+        }
     });
     if (end == never)
         PG_RETURN_NULL();
@@ -214,10 +232,10 @@ PGJOBS_FUNCTION(extend_many) {
     int64 lease = pg::optional_interval(fcinfo, 2, "lease", claim::shortest_lease, 0);
     auto step = [&](store::Table *jobs, history::Archive *, const Queue *queue, int,
                     TimestampTz now) {
-        extend_lease(jobs, queue, lease, now);
-        return true;
+        TimestampTz end;
+        return extend_lease(jobs, queue, lease, now, &end);
     };
-    for_each_fenced(&many, true, false, step);
+    for_each_fenced(&many, false, false, step);
     PG_RETURN_DATUM(done_of(many));
 }
 

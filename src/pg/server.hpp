@@ -56,6 +56,7 @@ extern "C" {
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "rewrite/rewriteHandler.h"
 #include "storage/bufmgr.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -222,6 +223,17 @@ inline Oid primary_key_index(Relation relation) {
     return RelationGetPrimaryKeyIndex(relation, false);
 #else
     return RelationGetPrimaryKeyIndex(relation);
+#endif
+}
+
+// Whether this transaction has exactly this lock on the relation.
+inline bool holds_relation_lock(Oid relation, LOCKMODE mode) {
+    LOCKTAG tag;
+    SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
+#if PG_VERSION_NUM >= 170000
+    return LockHeldByMe(&tag, mode, false);
+#else
+    return LockHeldByMe(&tag, mode);
 #endif
 }
 
