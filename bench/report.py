@@ -6,9 +6,9 @@ COLUMNS = [  # title, width, path in the figures, format
     ("jobs/s", 9, "rate", "{:.0f}"),
     ("CPU us/job", 11, "cpu_us_per_job", "{:.1f}"),
     ("WAL B/job", 10, "wal_bytes_per_job", "{:.0f}"),
-    ("enqueue us", 14, "enqueue", ""),
-    ("claim us", 14, "claim", ""),
-    ("complete us", 14, "complete", ""),
+    ("enqueue us", 17, "enqueue", ""),
+    ("claim us", 17, "claim", ""),
+    ("complete us", 17, "complete", ""),
 ]
 
 
@@ -141,7 +141,8 @@ def print_targets(judged):
 # --- chart ----------------------------------------------------------------------------------------
 
 COLOURS = {
-    "textbook": "#8c8c8c", "pgjobs": "#2f6fb0", "pgjobs-combined": "#123f73", "bare": "#c9c9c9", "pgq": "#c07a2c",
+    "textbook": "#8c8c8c", "textbook-notify": "#6b6b6b", "bare": "#c9c9c9", "pgq": "#c07a2c",
+    "pgjobs": "#2f6fb0", "pgjobs-combined": "#123f73", "pgjobs-wakeup": "#5b93cc", "pgjobs-events": "#8fb8e0",
     "graphile-worker": "#4f9a5b", "pg-boss": "#a04f9a",
 }
 
@@ -182,7 +183,7 @@ def chart(scenarios):
     line = left + scale
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">',
-        "<style>text{font:12px system-ui,sans-serif;fill:#222}.h{font-weight:600}"
+        "<style>text{font:12px system-ui,sans-serif;fill:#222;paint-order:stroke;stroke:#fff;stroke-width:3px}.h{font-weight:600}"
         ".s{font-weight:400;fill:#666}.t{font-size:15px;font-weight:600}</style>",
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
         '<text x="12" y="24" class="t">Jobs per second, textbook queue = 1 (longer is better)</text>',
