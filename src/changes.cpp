@@ -230,7 +230,8 @@ static void note_lease(const Facts &facts, int32 rev, bool ended) {
     }
     LeaseEntry *entry = append(&pending.leases);
     entry->ended = ended;
-    entry->lease = {{facts.id, MyDatabaseId, 0}, facts.lease_expires_at, facts.hold_session, rev, 0};
+    entry->lease = {
+        {facts.id, MyDatabaseId, 0}, facts.lease_expires_at, facts.hold_session, rev, 0};
 }
 
 // What holds for a row whichever way it got there.

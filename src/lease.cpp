@@ -252,8 +252,8 @@ static Running *read_running(uint64 *count) {
     MemoryContext caller = CurrentMemoryContext;
     return pg::as_owner([&] {
         *count = pg::run(&select_running, pg::oid_value(MyDatabaseId));
-        auto *rows = static_cast<Running *>(
-            MemoryContextAllocHuge(caller, sizeof(Running) * (*count + 1)));
+        auto *rows =
+            static_cast<Running *>(MemoryContextAllocHuge(caller, sizeof(Running) * (*count + 1)));
         for (uint64 i = 0; i < *count; i++) {
             rows[i].held = {pg::int64_at(i, 1), pg::int32_at(i, 5), optional_at(i, 6, 0),
                             optional_at(i, 2, never), 0};
@@ -283,8 +283,7 @@ static void find_in_table(Candidates *found, TimestampTz now, TimestampTz *next,
             *next = Min(*next, end);
         }
         Lease lease = {{row->held.job, MyDatabaseId, 0}, end, row->session, row->held.rev, 0};
-        *complete &=
-            pg::locked(shared->leases_lock, LW_EXCLUSIVE, [&] { return remember(lease); });
+        *complete &= pg::locked(shared->leases_lock, LW_EXCLUSIVE, [&] { return remember(lease); });
     }
     pfree(rows);
 }
@@ -326,8 +325,7 @@ static bool reap_row(store::Table *jobs, history::Archive *archive, const Candid
     }
     bool gone = is_gone(store::get_int64(jobs, Col::hold_epoch, 0),
                         store::get_int64(jobs, Col::hold_session, 0));
-    if (!store::has(jobs, Col::token) ||
-        !take_from_holder(held_by_row(jobs, queue), gone, now)) {
+    if (!store::has(jobs, Col::token) || !take_from_holder(held_by_row(jobs, queue), gone, now)) {
         correct_entry(jobs, job.id);
         return false;
     }
@@ -338,6 +336,15 @@ static bool reap_row(store::Table *jobs, history::Archive *archive, const Candid
     failure.retry = true;
     life::fail(jobs, archive, queue, failure, now);
     return true;
+}
+
+// What the reaper comes to next.
+static void announce(const Candidates *found, uint64 from) {
+    int64 ids[batch];
+    int count = 0;
+    for (uint64 i = from; i < found->count && count < batch; i++)
+        ids[count++] = found->jobs[i].id;
+    setback::announce(ids, count);
 }
 
 // A batch of them. Rows that somebody has locked are passed over and left for another time.

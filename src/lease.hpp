@@ -34,9 +34,9 @@ struct Held {
     int64 queue_lease;      // of its queue, microseconds
 };
 
-// A heartbeat: makes the lease last until `wanted` at least, in the list alone. Returns its end; 0 if
-// the list does not do: the job is not there, is being taken back, or is to last longer from now on
-// than a restart of the server, which loses the list, allows for. Then the row must be written.
+// A heartbeat: makes the lease last until `wanted` at least, in the list alone. Returns its end; 0
+// if the list does not do: the job is not there, is being taken back, or is to last longer from now
+// on than a restart of the server, which loses the list, allows for. Then the row must be written.
 TimestampTz extend(const Held &held, TimestampTz wanted, TimestampTz now);
 
 // The end of the job's lease: the later one of the row's and the list's.

@@ -211,7 +211,7 @@ PGJOBS_FUNCTION(redrive) {
     "CASE WHEN $2 THEN j.result END, CASE WHEN $2 THEN j.error END, "                              \
     "CASE WHEN $2 THEN j.group_key END, CASE WHEN $2 THEN j.unique_key END, j.due_at, "            \
     "j.enqueued_at, j.started_at, NULL::timestamptz, j.expires_at, j.worker, "                     \
-    "pgjobs._lease_end(j.id, j.lease_expires_at), j.hold_session IS NOT NULL, j.fraction, "                                 \
+    "pgjobs._lease_end(j.id, j.lease_expires_at), j.hold_session IS NOT NULL, j.fraction, "        \
     "CASE WHEN $2 THEN j.note END, j.rev, "
 
 // Without the right to read, the attempts come without their errors.
@@ -304,7 +304,8 @@ static const char *why_ready(const Queue *queue, TimestampTz expires_at, Timesta
 static constinit pg::Statement select_why{
     "SELECT 0, j.waiting, j.token IS NOT NULL, j.due_at, "
     "CASE WHEN j.started_at IS NULL THEN COALESCE(j.expires_at, 'infinity') ELSE 'infinity' END, "
-    "COALESCE(j.worker, '?'), COALESCE(pgjobs._lease_end(j.id, j.lease_expires_at), 'infinity'), j.attempt, j.stage "
+    "COALESCE(j.worker, '?'), COALESCE(pgjobs._lease_end(j.id, j.lease_expires_at), 'infinity'), "
+    "j.attempt, j.stage "
     "FROM pgjobs.job j WHERE j.id = $1 UNION ALL "
     "SELECT 1, h.state, false, h.finished_at, 'infinity', COALESCE(h.worker, '?'), 'infinity', "
     "h.attempt, h.stage FROM pgjobs.history h WHERE h.id = $1 AND h.payload IS NOT NULL",

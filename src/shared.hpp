@@ -147,9 +147,9 @@ struct Shared {
     pg_atomic_uint64 sessions; // numbers given to sessions that hold jobs
     pg_atomic_uint64 tickets;
     pg_atomic_uint64 writable_since; // TimestampTz at which this server began to write; 0 before
-    pg_atomic_uint32 pins_used; // places among them that are taken
-    int pins;                   // length of the array of pins; read-only
-    int procs;                  // length of the arrays of waiters and holders; read-only
+    pg_atomic_uint32 pins_used;      // places among them that are taken
+    int pins;                        // length of the array of pins; read-only
+    int procs;                       // length of the arrays of waiters and holders; read-only
 };
 static_assert(std::is_trivially_copyable_v<Event> && std::is_trivially_copyable_v<Lease>);
 
@@ -160,7 +160,7 @@ extern QueueHints *queue_hints;      // settings::max_queues, open addressing
 extern StageHints *stage_hints;      // settings::max_queues, open addressing
 extern StageScan *stage_scans;       // shared->procs
 extern pg_atomic_uint32 *announcers; // shared->procs: top xid that will announce what it touched
-extern pg_atomic_uint32 *reapers; // shared->procs: 1 while a transaction takes jobs back
+extern pg_atomic_uint32 *reapers;    // shared->procs: 1 while a transaction takes jobs back
 extern HTAB *leases;                 // settings::max_leases
 extern Waiter *waiters;              // shared->procs
 extern pg_atomic_uint64 *holders;    // shared->procs: session number of each process, 0 without

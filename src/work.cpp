@@ -183,8 +183,8 @@ PGJOBS_FUNCTION(snooze) {
 
 // ---- heartbeats ----
 
-// The new end of the lease, never less than before; never for a session lease without an end. False:
-// the job has changed since it was found.
+// The new end of the lease, never less than before; never for a session lease without an end.
+// False: the job has changed since it was found.
 static bool extend_lease(store::Table *jobs, const Queue *queue, int64 lease, TimestampTz now,
                          TimestampTz *end) {
     const changes::Facts &job = store::facts(jobs);
@@ -198,9 +198,8 @@ static bool extend_lease(store::Table *jobs, const Queue *queue, int64 lease, Ti
         return true;
     if (!store::lock_found(jobs))
         return false;
-    TimestampTz before = job.lease_expires_at == never
-                             ? wanted
-                             : lease::end_of(job.id, job.lease_expires_at);
+    TimestampTz before =
+        job.lease_expires_at == never ? wanted : lease::end_of(job.id, job.lease_expires_at);
     *end = Max(before, wanted);
     store::start_row(jobs);
     store::set(jobs, Col::lease_expires_at, TimestampTzGetDatum(*end));
