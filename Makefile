@@ -5,7 +5,7 @@
 #   make demo       a running example on a throw-away cluster; make demo-stop ends it
 #   make test       every test suite; make test TESTS='regress tap:003*' for some of them
 #   make lint       format, static analysis, layers, symbols; make format repairs the format
-#   make bench      the measurements; make bench-quick in a few minutes
+#   make bench      the measurements; make bench-quick some of them, in two minutes
 #   make dist       the release archive, in build/
 
 PG_CONFIG ?= pg_config

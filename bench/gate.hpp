@@ -39,6 +39,8 @@ public:
     long take(long batch, bool patient) {
         std::unique_lock lock(mutex_);
         for (;;) {
+            if (stopped_)
+                return 0;
             for (; !later_.empty() && later_.front() <= Clock::now(); later_.pop_front())
                 ++ready_;
             if (ready_ >= batch)
@@ -79,7 +81,7 @@ public:
 
     bool drained() {
         std::lock_guard lock(mutex_);
-        return closed_ && (under_way_ == 0 || failed_);
+        return closed_ && (under_way_ == 0 || stopped_ || failed_);
     }
 
     // Producers stop; workers stop when nothing is left.
@@ -87,6 +89,14 @@ public:
         std::lock_guard lock(mutex_);
         closed_ = true;
         room_.notify_all();
+        work_.notify_all();
+    }
+
+    // All stop, with what they have in hand.
+    void stop() {
+        close();
+        std::lock_guard lock(mutex_);
+        stopped_ = true;
         work_.notify_all();
     }
 
@@ -112,6 +122,7 @@ private:
     long under_way_; // added or about to be, not done
     long ready_;     // committed, not claimed
     bool closed_ = false;
+    bool stopped_ = false;
     bool failed_ = false;
 };
 

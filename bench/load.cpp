@@ -5,13 +5,14 @@
 //   load --system NAME [--mode life|latency|waiters] [--producers N] [--workers N] [--batch N]
 //        [--seconds N] [--warmup N] [--window N] [--pace N] [--prefilled N] [--left N]
 //        [--fail-percent N] [--priorities] [--in-flight N] [--listeners N] [--no-pipeline]
+//        [--no-drain]
 //
 // life: producers add batches, workers claim and complete them. With no producers, the workers
 // drain
 //     what is there (--prefilled); with no workers, the jobs stay. --pace: jobs per second of all
 //     producers, else as fast as it goes. --window: jobs under way at most. --left: jobs that are
 //     there before and shall be there after. --in-flight: enqueues that a producer has sent and not
-//     heard of, at most.
+//     heard of, at most. --no-drain: at the end the workers leave what they have not claimed.
 // latency: one worker is idle, a job comes, how long until the worker has it?
 // waiters: that many workers are idle, for all the seconds.
 //
@@ -38,7 +39,7 @@ struct Options {
     int producers = 1, workers = 1, batch = 1, in_flight = 1, listeners = 0;
     double seconds = 5, warmup = 0.5, pace = 0, fail_percent = 0;
     long window = 0, prefilled = 0, left = 0;
-    bool priorities = false, pipeline = true;
+    bool priorities = false, pipeline = true, drain = true;
 };
 
 static Options parse(int argc, char **argv) {
@@ -69,6 +70,8 @@ static Options parse(int argc, char **argv) {
             options.priorities = true;
         else if (!std::strcmp(argv[i], "--no-pipeline"))
             options.pipeline = false;
+        else if (!std::strcmp(argv[i], "--no-drain"))
+            options.drain = false;
         else if (auto option = valued.find(argv[i]); option != valued.end() && i + 1 < argc)
             option->second(argv[++i]);
         else
@@ -129,7 +132,7 @@ public:
             gate_.close(); // nothing comes, the workers empty it
         else
             sleep_until(options_.seconds);
-        gate_.close();
+        options_.drain ? gate_.close() : gate_.stop();
         for (std::thread &thread : threads_)
             thread.join();
         end_ = now();
@@ -503,7 +506,7 @@ private:
                           << std::endl;
                 wrong_ = true;
             }
-            if (lives && completed != options_.prefilled + enqueued) {
+            if (lives && options_.drain && completed != options_.prefilled + enqueued) {
                 std::cerr << options_.system << ": " << completed << " jobs are completed, not "
                           << options_.prefilled + enqueued << std::endl;
                 wrong_ = true;

@@ -240,7 +240,7 @@ def both(name, what, systems, arguments, quick=(), **more):
 
 LIFE_1 = ["--producers", 4, "--workers", 4]
 LIFE_100 = ["--producers", 2, "--workers", 2, "--batch", 100]
-PINNED = ["--producers", 2, "--workers", 4, "--pace", 1000, "--no-pipeline"]
+PINNED = ["--producers", 2, "--workers", 4, "--pace", 1000, "--no-pipeline", "--no-drain"]
 
 PAIR = ["textbook", "pgjobs"]
 TRIO = ["textbook", "pgjobs", "pgjobs-combined"]
