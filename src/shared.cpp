@@ -191,7 +191,9 @@ void wake_process(uint32 procno_plus_one) {
 }
 
 void request_work(Database *database, uint32 bits) {
-    pg_atomic_fetch_or_u32(&database->work, bits); // a full barrier: set before the worker is read
+    // A full barrier: set before the worker is read. Bits that it has not taken yet have woken it.
+    if ((pg_atomic_fetch_or_u32(&database->work, bits) & bits) == bits)
+        return;
     uint32 worker = pg_atomic_read_u32(&database->worker);
     wake_process(worker > 0 ? worker : pg_atomic_read_u32(&shared->launcher));
 }

@@ -18,6 +18,7 @@ namespace pgjobs::process {
 constexpr int64 longest_backoff = 60 * USECS_PER_SEC;
 constexpr int64 longest_singly = USECS_PER_SEC; // jobs of a batch that failed, in one go
 constexpr int most_logged = 10;                 // of them, by name
+constexpr int64 notify_pause = 10 * 1000; // between two times: every listener wakes up for each
 constexpr int64 full_look = 60 * USECS_PER_SEC; // the lease list is checked against the table
 
 struct Worker {
@@ -30,7 +31,8 @@ struct Worker {
     TimestampTz busy_until;      // stay at least until then
     int64 backoff;               // after an error; 0 without
     int64 notify_backoff;        // the same for notifications
-    TimestampTz notify_due;      // sending has failed: tried again then; 0 otherwise
+    TimestampTz notify_due;      // sending has to wait until then; 0 otherwise
+    TimestampTz notified_at;     // when notifications were sent last
 };
 
 // ---- coming and going ----
@@ -175,7 +177,10 @@ static void tell_presence(Database *database, bool here, uint32 arrivals) {
 // What could not be sent is not known any more: database->notify_all says to send to everybody.
 static void send_notifications(Worker *worker) {
     Database *database = worker->database;
-    if (worker->notify_due > GetCurrentTimestamp())
+    TimestampTz now = GetCurrentTimestamp();
+    if (worker->notify_due == 0 && now < worker->notified_at + notify_pause)
+        worker->notify_due = worker->notified_at + notify_pause;
+    if (worker->notify_due > now)
         return;
     bool more = true;
     while (more) {
@@ -186,6 +191,7 @@ static void send_notifications(Worker *worker) {
         if (!sent)
             return;
         worker->notify_backoff = 0;
+        worker->notified_at = GetCurrentTimestamp();
         uint32 under_way = 2; // unless something was lost meanwhile
         pg_atomic_compare_exchange_u32(&database->notify_all, &under_way, 0);
         check_for_end();
@@ -445,7 +451,9 @@ static void sleep_until_due(const Worker *worker, bool pins_left) {
 
 static void turn(Worker *worker, bool *pins_left) {
     Database *database = worker->database;
-    uint32 work = pg_atomic_exchange_u32(&database->work, 0);
+    // While sending has to wait, its bit stays: nobody wakes this process for it meanwhile.
+    uint32 waits = worker->notify_due > GetCurrentTimestamp() ? uint32{work_notify} : 0;
+    uint32 work = pg_atomic_fetch_and_u32(&database->work, waits) & ~waits;
     *pins_left = false;
     pg::Failure failure;
     if (prepared::any(database->oid))
