@@ -175,13 +175,15 @@ SELECT is_empty(
 SELECT set_eq(
     $$SELECT t.tgrelid::regclass || ' ' || t.tgname FROM pg_trigger t JOIN relations r ON r.oid = t.tgrelid WHERE NOT t.tgisinternal$$,
     ARRAY['pgjobs.queue changed', 'pgjobs.stage changed', 'pgjobs.acl changed', 'pgjobs.home changed',
-        'pgjobs.job changed', 'pgjobs.job truncated'],
+        'pgjobs.job changed', 'pgjobs.job changing', 'pgjobs.job truncated'],
     'triggers');
 SELECT is(t.tgenabled, 'A', t.tgrelid::regclass || '.' || t.tgname || ' is ENABLE ALWAYS')
 FROM pg_trigger t JOIN relations r ON r.oid = t.tgrelid WHERE NOT t.tgisinternal ORDER BY t.tgrelid, t.tgname;
 -- tgtype: 1 row, 2 before, 4 insert, 8 delete, 16 update, 32 truncate.
 SELECT is((SELECT tgtype::integer FROM pg_trigger WHERE tgrelid = 'pgjobs.job'::regclass AND tgname = 'changed'), 1 | 4 | 8 | 16,
     'the trigger of jobs sees every row of every statement, afterwards');
+SELECT is((SELECT tgtype::integer FROM pg_trigger WHERE tgrelid = 'pgjobs.job'::regclass AND tgname = 'changing'), 2 | 8 | 16,
+    'another sees every statement that may change jobs, before');
 
 -- ---- comments ----
 
