@@ -209,21 +209,43 @@ static void wait_for(TransactionId xid) {
         XactLockTableWait(xid, nullptr, nullptr, XLTW_None);
 }
 
-// Whoever made or left the row ready may not have announced it yet. His lock goes afterwards.
-static bool is_hidden(const Look &look, const Range &stage) {
+// Who wrote the version in the slot, and who had it last.
+struct Hands {
+    TransactionId writer;
+    TransactionId holder;
+};
+
+static Hands hands_of(TupleTableSlot *slot) {
+    HeapTupleHeader tuple = ExecFetchSlotHeapTuple(slot, false, nullptr)->t_data;
+    bool several = (tuple->t_infomask & HEAP_XMAX_IS_MULTI) != 0; // such a row is never passed
+    return {HeapTupleHeaderGetXmin(tuple),
+            several ? InvalidTransactionId : HeapTupleHeaderGetRawXmax(tuple)};
+}
+
+// Whoever made or left the row ready may not have announced it yet; his lock goes afterwards, but
+// that of a subtransaction goes before: those get some time, `patience` ms for all of them. And
+// while somebody else has the row, others pass it: hidden is what is free all the time.
+static bool is_hidden(const Look &look, const Range &stage, int *patience) {
     core::Place place = place_of(facts_of(look.slot));
     Oid jobs = RelationGetRelid(look.relation);
-    if (frontier::covers(jobs, stage.queue, stage.stage, place))
-        return false;
-    HeapTupleHeader tuple = ExecFetchSlotHeapTuple(look.slot, false, nullptr)->t_data;
-    TransactionId locker = (tuple->t_infomask & HEAP_XMAX_IS_MULTI) != 0
-                               ? InvalidTransactionId
-                               : HeapTupleHeaderGetRawXmax(tuple);
-    wait_for(HeapTupleHeaderGetXmin(tuple));
-    wait_for(locker);
     Range here = {stage.queue, stage.stage, place.priority, place.priority, place.key, true};
-    return any_in(look, here, DT_NOBEGIN) &&
-           !frontier::covers(jobs, stage.queue, stage.stage, place);
+    for (;;) {
+        CHECK_FOR_INTERRUPTS();
+        if (frontier::covers(jobs, stage.queue, stage.stage, place))
+            return false;
+        Hands before = hands_of(look.slot);
+        wait_for(before.writer);
+        wait_for(before.holder);
+        if (frontier::covers(jobs, stage.queue, stage.stage, place) ||
+            !any_in(look, here, DT_NOBEGIN))
+            return false;
+        Hands now = hands_of(look.slot);
+        if (now.writer != before.writer || now.holder != before.holder)
+            continue;
+        if (--*patience < 0)
+            return true;
+        pg_usleep(1000);
+    }
 }
 
 int64 count_hidden(int32 queue, int16 stage) {
@@ -235,9 +257,10 @@ int64 count_hidden(int32 queue, int16 stage) {
     InitDirtySnapshot(dirty);
     IndexScanDesc scan = begin_scan(look.relation, look.index, &dirty, &keys);
     int64 hidden = 0;
+    int patience = 1000;
     while (index_getnext_slot(scan, ForwardScanDirection, look.slot)) {
         CHECK_FOR_INTERRUPTS();
-        if (is_takeable(look.slot, &dirty, DT_NOBEGIN) && is_hidden(look, all))
+        if (is_takeable(look.slot, &dirty, DT_NOBEGIN) && is_hidden(look, all, &patience))
             hidden++;
     }
     index_endscan(scan);

@@ -80,6 +80,6 @@ void drop_stray(const Walk &walk, const Stretch &stretch, const core::Stray &str
 void done(Walk *walk, const Stretch &stretch, const core::Place &reached);
 
 // Whether the job is where a claim would find it.
-bool covers(Oid jobs, int32 queue, int16 stage, const core::Place &place);
+bool covers(Oid jobs, int32 queue, int16 stage, const core::Place &at);
 
 } // namespace pgjobs::frontier

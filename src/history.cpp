@@ -51,7 +51,8 @@ static void make_partition(TimestampTz start) {
                       0, false);
     set_config_option("default_table_access_method", "heap", PGC_USERSET, PGC_S_SESSION,
                       GUC_ACTION_SAVE, true, 0, false);
-    pg::run_utility(psprintf("CREATE TABLE pgjobs.%s (LIKE pgjobs.history) "
+    pg::run_utility(psprintf("CREATE TABLE pgjobs.%s (LIKE pgjobs.history INCLUDING DEFAULTS "
+                             "INCLUDING GENERATED INCLUDING CONSTRAINTS) "
                              "WITH (vacuum_truncate = off, toast.vacuum_truncate = off)",
                              name));
     // One finds a finished job, the other the dead ones of a queue.

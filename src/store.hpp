@@ -114,7 +114,7 @@ struct Table {
 // Opens a table of ours with ROW EXCLUSIVE; everything it needs goes with the transaction if an
 // error is raised. close() writes what is still to be written, fires the AFTER triggers and makes
 // the changes visible to what follows.
-Table *open(Oid relation);
+Table *open(Oid oid);
 void close(Table *table);
 
 // Runs `body(Table *)` on pgjobs.job.
