@@ -33,12 +33,12 @@ static const char *functions_for(Right right) {
     case operate:
         return "'cancel', 'retry', 'redrive', 'reschedule', 'reprioritize', 'pause_queue', "
                "'resume_queue', 'purge_queue', 'job', 'why', 'await', 'version', "
-               "'_visible_queues', '_queue_counters'";
+               "'_visible_queues', '_queue_counters', '_figures'";
     case monitor:
-        return "'job', 'why', 'await', 'version', '_visible_queues', '_queue_counters'";
+        return "'job', 'why', 'await', 'version', '_visible_queues', '_queue_counters', '_figures'";
     default:
         return "'alter_queue', 'drop_queue', 'grant_queue', 'revoke_queue', 'job', 'why', "
-               "'await', 'version', '_visible_queues', '_queue_counters'";
+               "'await', 'version', '_visible_queues', '_queue_counters', '_figures'";
     }
 }
 
