@@ -68,7 +68,7 @@ SELECT call, pg_temp.refused(call) FROM unnest(ARRAY[
     'reprioritize($ready, NULL)', 'job(NULL)', 'why(NULL)',
     'grant_queue(NULL, ''postgres'', ''{work}'')', 'grant_queue(''q'', NULL, ''{work}'')', 'grant_queue(''q'', ''postgres'', NULL)',
     'revoke_queue(NULL, ''postgres'', ''{work}'')', 'revoke_queue(''q'', NULL, ''{work}'')', 'revoke_queue(''q'', ''postgres'', NULL)',
-    '_reap(NULL)', '_promote(NULL)', '_expire(NULL)', '_keep_history(NULL)', '_visible_queues(NULL)', '_queue_counters(NULL)']) call;
+    '_reap(NULL)', '_promote(NULL)', '_expire(NULL)', '_keep_history(NULL)', '_visible_queues(NULL)', '_queue_counters(NULL)', '_figures(NULL)']) call;
 
 -- Every argument of every function has been there, or may be NULL: those that may.
 SELECT p.proname, string_agg(a.name, ' ' ORDER BY a.n)

@@ -237,7 +237,7 @@ SELECT pgjobs.cancel(:later);
 SELECT stage, attempt FROM pgjobs.claim('counted', 1, stage => 'a');
 SELECT scheduled, ready, running, enqueued, completed, dead, cancelled, oldest_ready_age >= '0' AS age
 FROM pgjobs.queues WHERE name = 'counted';
-SELECT * FROM pgjobs.stages WHERE queue = 'counted' ORDER BY number;
+SELECT queue, number, stage, ready, running, scheduled, blocked FROM pgjobs.stages WHERE queue = 'counted' ORDER BY number;
 SELECT pgjobs.drop_queue('counted', force => true);
 
 -- Everything in the schema has a comment.

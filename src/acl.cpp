@@ -34,13 +34,13 @@ static const char *functions_for(Right right) {
     case operate:
         return "'cancel', 'retry', 'redrive', 'reschedule', 'reprioritize', 'pause_queue', "
                "'resume_queue', 'purge_queue', 'job', 'why', 'await', 'version', "
-               "'_visible_queues', '_queue_counters', '_lease_end'";
+               "'_visible_queues', '_queue_counters', '_lease_end', '_figures'";
     case monitor:
         return "'job', 'why', 'await', 'version', '_visible_queues', '_queue_counters', "
-               "'_lease_end'";
+               "'_lease_end', '_figures'";
     default:
         return "'alter_queue', 'drop_queue', 'grant_queue', 'revoke_queue', 'job', 'why', "
-               "'await', 'version', '_visible_queues', '_queue_counters', '_lease_end'";
+               "'await', 'version', '_visible_queues', '_queue_counters', '_lease_end', '_figures'";
     }
 }
 

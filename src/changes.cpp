@@ -1,6 +1,7 @@
 #include "changes.hpp"
 
 #include "catalog.hpp"
+#include "count.hpp"
 #include "frontier.hpp"
 #include "lease.hpp"
 #include "notify.hpp"
@@ -26,8 +27,8 @@ struct QueueTally {
     int16 priority;
     bool touched; // something happened that a listener wants to know
     bool resync;  // more happened than can be told
-    bool dropped; // the queue
-    int64 ready, enqueued, completed, dead, cancelled;
+    int64 ready, enqueued, claimed, completed, dead, cancelled;
+    core::Depth depth;           // how the numbers of jobs change
     int events;                  // told one by one, so far
     int64 locked;                // ready rows that were about to be locked
     int64 freed;                 // rows that were ready before: they are again if this is undone
@@ -47,6 +48,12 @@ struct FinishedEntry {
     int level;
     int32 queue;
     int64 job;
+};
+struct StagesEntry { // new, or gone with their queue
+    int level;
+    int32 queue;
+    int16 from;
+    int16 to; // 0: gone
 };
 
 // A growing array in TopTransactionContext.
@@ -83,6 +90,7 @@ struct Pending {
     Entries<EventEntry> events;
     Entries<LeaseEntry> leases;
     Entries<FinishedEntry> finished;
+    Entries<StagesEntry> stages;
     // Claims that need not wait for the disk.
     bool claimed;
     bool durable;
@@ -160,6 +168,8 @@ static QueueTally *tally_of(int32 queue, int16 stage, int16 priority) {
         tally->queue = queue;
         tally->stage = stage;
         tally->priority = priority;
+        if (stage != 0)
+            count::make_place(pending.jobs, queue, stage);
     }
     return tally;
 }
@@ -186,12 +196,13 @@ static void merge_tallies(int level) {
         }
         parent->touched |= child.touched;
         parent->resync |= child.resync;
-        parent->dropped |= child.dropped;
         parent->events += child.events;
         parent->ready += child.ready;
         parent->locked += child.locked;
         parent->freed += child.freed;
+        core::add(&parent->depth, child.depth);
         parent->enqueued += child.enqueued;
+        parent->claimed += child.claimed;
         parent->completed += child.completed;
         parent->dead += child.dead;
         parent->cancelled += child.cancelled;
@@ -234,10 +245,10 @@ static void note_lease(const Facts &facts, int32 rev, bool ended) {
         {facts.id, MyDatabaseId, 0}, facts.lease_expires_at, facts.hold_session, rev, 0};
 }
 
-// What holds for a row whichever way it got there.
-static void note_state(const Facts &now) {
+// What holds for a row whichever way it got there. `tally` is its own; it is needed for a ready
+// one.
+static void note_state(QueueTally *tally, const Facts &now) {
     if (now.state == State::ready) {
-        QueueTally *tally = tally_of(now);
         tally->ready++;
         frontier::note(&tally->if_committed, key_of(now));
     }
@@ -253,25 +264,43 @@ static void note_state(const Facts &now) {
 
 void added(const Facts &now) {
     begin();
-    tally_of(now)->enqueued++;
-    note_state(now);
+    QueueTally *tally = tally_of(now);
+    tally->enqueued++;
+    tally->depth[now.state]++;
+    note_state(tally, now);
     note_event(now, now.state);
 }
 
-static void note_freed(const Facts &before) {
+// The row has left the state and, perhaps, the stage. Returns its tally.
+static QueueTally *note_left(const Facts &before) {
     QueueTally *tally = tally_of(before);
-    tally->freed++;
-    frontier::note(&tally->if_undone, key_of(before));
+    tally->depth[before.state]--;
+    if (before.state == State::ready) {
+        tally->freed++;
+        frontier::note(&tally->if_undone, key_of(before));
+    }
+    return tally;
+}
+
+static bool is_same_run(const Facts &a, const Facts &b) {
+    return a.queue == b.queue && a.stage == b.stage && a.priority == b.priority;
 }
 
 void changed(const Facts &before, const Facts &now) {
     begin();
     if (before.state == State::running && now.state != State::running)
         note_lease(before, now.rev, true);
-    if (before.state == State::ready)
-        note_freed(before);
     // A row that stays ready is told too: whoever passed it while it was locked must look again.
-    note_state(now);
+    bool same = is_same_run(before, now);
+    QueueTally *tally = nullptr;
+    if (!same || before.state != now.state || now.state == State::ready) {
+        tally = note_left(before);
+        if (!same)
+            tally = tally_of(now);
+        tally->depth[now.state]++;
+        tally->claimed += before.state == State::ready && now.state == State::running;
+    }
+    note_state(tally, now);
     if (before.rev != now.rev)
         note_event(now, now.state);
 }
@@ -290,9 +319,7 @@ void removed(const Facts &before, State final) {
     begin();
     if (before.state == State::running)
         note_lease(before, before.rev + 1, true);
-    if (before.state == State::ready)
-        note_freed(before);
-    QueueTally *tally = tally_of(before);
+    QueueTally *tally = note_left(before);
     if (!core::is_final(final)) {
         tally->resync = true;
         note_finished(before); // whoever awaits it learns that it is gone
@@ -331,6 +358,18 @@ core::Place own_place(int32 queue, int16 stage, int32 last) {
     return own;
 }
 
+core::Depth own_depth(int32 queue, int16 stage) {
+    core::Depth depth{};
+    for (int i = 0; pending.any && i < pending.queues.count; i++) {
+        const QueueTally *tally = &pending.queues.data[i];
+        if (tally->queue == queue && tally->stage == stage)
+            core::add(&depth, tally->depth);
+    }
+    return depth;
+}
+
+bool notes_all() { return !pending.any || pending.everything.level == 0; }
+
 void due_at(TimestampTz at) {
     begin();
     note_due(at);
@@ -355,10 +394,17 @@ void wake_queue(int32 queue) {
 
 void queue_dropped(int32 queue) {
     begin();
-    QueueTally *tally = tally_of(queue, 0, 0);
-    tally->resync = true; // the worker finds no queue and drops its hints
-    tally->dropped = true;
+    tally_of(queue, 0, 0)->resync = true; // the worker finds no queue and drops its hints
     wake_queue(queue);
+    append(&pending.stages)->queue = queue;
+}
+
+void stages_made(int32 queue, int16 from, int16 to) {
+    begin();
+    StagesEntry *entry = append(&pending.stages);
+    entry->queue = queue;
+    entry->from = from;
+    entry->to = to;
 }
 
 void holds_session_lease() {
@@ -450,6 +496,7 @@ static void tell_queues(Database *database) {
         hints->wakeup |= tally->touched;
         hints->resync |= tally->resync;
         hints->enqueued += tally->enqueued;
+        hints->claimed += tally->claimed;
         hints->completed += tally->completed;
         hints->dead += tally->dead;
         hints->cancelled += tally->cancelled;
@@ -497,6 +544,50 @@ static void tell_frontier(int level, bool committed, bool hidden) {
         const QueueTally *tally = &pending.queues.data[i - 1];
         frontier::announce(MyDatabaseId, pending.jobs, tally->queue, tally->stage, tally->priority,
                            committed ? tally->if_committed : tally->if_undone, hidden);
+    }
+}
+
+// What nobody has counted yet, the worker counts; once it knows, it is not told again.
+static void ask_for_count(Database *database) {
+    uint32 none = 0;
+    pg_atomic_compare_exchange_u32(&database->uncounted, &none, 1);
+    if (pg_atomic_read_u32(&database->uncounted) == 1 &&
+        (pg_atomic_read_u32(&database->work) & work_count) == 0)
+        request_work(database, work_count);
+}
+
+static void tell_figures(Database *database) {
+    bool counted = pending.everything.level == 0;
+    for (int i = 0; i < pending.queues.count; i++) {
+        const QueueTally *tally = &pending.queues.data[i];
+        if (!core::is_zero(tally->depth))
+            counted &=
+                count::charge(MyDatabaseId, pending.jobs, tally->queue, tally->stage, tally->depth);
+    }
+    if (!counted && database != nullptr)
+        ask_for_count(database);
+    for (int i = 0; i < pending.stages.count; i++)
+        if (pending.stages.data[i].to == 0)
+            frontier::drop_queue(MyDatabaseId, pending.jobs, pending.stages.data[i].queue);
+}
+
+// Only those who have changed jobs know how, and the prepared transaction does not tell.
+static void forget_figures() {
+    for (int i = 0; i < pending.queues.count; i++) {
+        const QueueTally *tally = &pending.queues.data[i];
+        if (!core::is_zero(tally->depth))
+            count::forget(MyDatabaseId, pending.jobs, tally->queue, tally->stage);
+    }
+    if (pending.database != nullptr)
+        pg_atomic_write_u32(&pending.database->uncounted, 1);
+}
+
+// Nobody else has seen the new stages yet.
+static void begin_stages() {
+    for (int i = 0; i < pending.stages.count; i++) {
+        const StagesEntry *entry = &pending.stages.data[i];
+        if (entry->to != 0)
+            count::begin_stages(entry->queue, entry->from, entry->to);
     }
 }
 
@@ -571,9 +662,7 @@ static void tell() {
         frontier::forget_all(MyDatabaseId);
     else
         tell_frontier(1, true, false); // before anybody is woken
-    for (int i = 0; i < pending.queues.count; i++)
-        if (pending.queues.data[i].dropped)
-            frontier::drop_queue(MyDatabaseId, pending.queues.data[i].queue);
+    tell_figures(database);
     tell_catalog(database);
     if (database == nullptr)
         return; // no place in shared memory: pgjobs.max_databases
@@ -607,6 +696,7 @@ static void pin() {
     if (all)
         pin.run_count = most_pinned_runs + 1;
     prepared::pin(pending.database, pin);
+    forget_figures();
     if (all)
         frontier::forget_all(MyDatabaseId);
     tell_frontier(1, true, true);
@@ -625,6 +715,7 @@ static void at_transaction(XactEvent event, void *) {
     }
     switch (event) {
     case XACT_EVENT_PRE_COMMIT:
+        begin_stages();
         relax_commit();
         break;
     case XACT_EVENT_PRE_PREPARE:
@@ -671,6 +762,7 @@ static void at_subtransaction(SubXactEvent event, SubTransactionId, SubTransacti
         cut(&pending.events, level);
         cut(&pending.leases, level);
         cut(&pending.finished, level);
+        cut(&pending.stages, level);
         for (Mark *mark : marks)
             if (mark->level >= level)
                 mark->level = 0;
@@ -680,6 +772,7 @@ static void at_subtransaction(SubXactEvent event, SubTransactionId, SubTransacti
         hand_up(&pending.events, level);
         hand_up(&pending.leases, level);
         hand_up(&pending.finished, level);
+        hand_up(&pending.stages, level);
         for (Mark *mark : marks)
             if (mark->level >= level)
                 mark->level = level - 1;

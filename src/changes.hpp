@@ -7,6 +7,7 @@
 // the transaction touched nothing.
 #pragma once
 
+#include "core/depth.hpp"
 #include "core/frontier.hpp"
 #include "core/state.hpp"
 #include "pg/server.hpp"
@@ -43,6 +44,10 @@ void left_ready(const Facts &row);
 // has locked one and left it ready; core::last_place without.
 core::Place own_place(int32 queue, int16 stage, int32 last);
 
+// How this transaction has changed the numbers of jobs of the stage, as far as it has noted that.
+core::Depth own_depth(int32 queue, int16 stage);
+bool notes_all();
+
 // At commit: something is due then.
 void due_at(TimestampTz at);
 
@@ -61,6 +66,9 @@ void wake_queue(int32 queue);
 
 // At commit: the queue has gone.
 void queue_dropped(int32 queue);
+
+// These stages are new.
+void stages_made(int32 queue, int16 from, int16 to);
 
 // A session lease was taken in this transaction: it cannot be prepared.
 void holds_session_lease();

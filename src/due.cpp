@@ -202,6 +202,46 @@ bool any_ready(int32 queue, int16 stage, TimestampTz now) {
     return ready;
 }
 
+// ---- how long has it waited? ----
+
+// In the part of a stage: run by run, as the first of each is its oldest.
+static TimestampTz oldest_in(const Look &look, const frontier::Walk &walk,
+                             const frontier::Stretch &stretch, TimestampTz now) {
+    TimestampTz oldest = never;
+    Range range = {walk.queue, walk.stage, stretch.scan.from, stretch.scan.to, {}, true};
+    for (int i = 0; i < stretch.stray_count; i++) {
+        range.first = stretch.strays[i].key;
+        if (range.first.due_at < oldest && any_in(look, range, now))
+            oldest = range.first.due_at;
+    }
+    range.first = stretch.first;
+    range.exact = false;
+    while (range.from <= range.to && range.first.due_at < oldest && any_in(look, range, now)) {
+        core::Place place = place_of(facts_of(look.slot));
+        oldest = Min(oldest, place.key.due_at);
+        range.from = place.priority + 1;
+        range.first = core::lowest_key;
+    }
+    return oldest;
+}
+
+TimestampTz oldest_ready(int32 queue, int16 stage) {
+    Look look = begin_look();
+    frontier::Walk walk = {nullptr, queue, stage, core::lowest_priority - 1, false};
+    if (!RecoveryInProgress() && direct::layout_of_jobs(look.relation)->announced)
+        walk = frontier::walk(RelationGetRelid(look.relation), queue, stage);
+    TimestampTz now = GetCurrentTimestamp();
+    TimestampTz oldest = never;
+    frontier::Stretch stretch;
+    core::Place own = changes::own_place(queue, stage, walk.last);
+    while (frontier::next(&walk, own, false, &stretch)) {
+        oldest = Min(oldest, oldest_in(look, walk, stretch, now));
+        own = changes::own_place(queue, stage, walk.last);
+    }
+    end_look(look);
+    return oldest;
+}
+
 // ---- self-check ----
 
 static void wait_for(TransactionId xid) {

@@ -43,8 +43,7 @@ static bool is_for(const StageHints *place, Oid database, Oid jobs, int32 queue,
            place->stage == stage;
 }
 
-// Returns the place of the stage with its lock held, or nullptr.
-static StageHints *lock_place(Oid database, Oid jobs, int32 queue, int16 stage) {
+StageHints *lock_place(Oid database, Oid jobs, int32 queue, int16 stage) {
     for (int i = 0; i < longest_probe; i++) {
         StageHints *place = probe(database, queue, stage, i);
         SpinLockAcquire(&place->lock);
@@ -56,6 +55,12 @@ static StageHints *lock_place(Oid database, Oid jobs, int32 queue, int16 stage) 
             break;
     }
     return nullptr;
+}
+
+static void forget_figures(StageHints *place) {
+    place->counted = false;
+    place->counting = 0;
+    place->depth = place->since = {};
 }
 
 // Takes a free place for the stage, under the stages lock, and locks it; nullptr without.
@@ -70,11 +75,28 @@ static StageHints *take_place(Oid database, Oid jobs, int32 queue, int16 stage) 
             place->stage = stage;
             place->used = true;
             place->frontier.forget_all();
+            forget_figures(place);
             return place;
         }
         SpinLockRelease(&place->lock);
     }
     return nullptr;
+}
+
+StageHints *find_or_take_place(Oid jobs, int32 queue, int16 stage) {
+    StageHints *place = lock_place(MyDatabaseId, jobs, queue, stage);
+    if (place != nullptr) {
+        SpinLockRelease(&place->lock);
+        return place;
+    }
+    LWLockAcquire(shared->stages_lock, LW_EXCLUSIVE);
+    place = lock_place(MyDatabaseId, jobs, queue, stage); // somebody was faster
+    if (place == nullptr)
+        place = take_place(MyDatabaseId, jobs, queue, stage);
+    if (place != nullptr)
+        SpinLockRelease(&place->lock);
+    LWLockRelease(shared->stages_lock);
+    return place;
 }
 
 static int32 number_of(const StageHints *place) {
@@ -124,15 +146,15 @@ void announce(Oid database, Oid jobs, int32 queue, int16 stage, int32 priority, 
     SpinLockRelease(&place->lock);
 }
 
-constexpr int32 any_queue = 0;
-
-// A scan that is under way there raises nothing, whoever takes the place next.
-static void forget(Oid database, int32 queue, bool free) {
+// A scan that is under way there raises nothing, whoever takes the place next. `queue` 0: all.
+static void forget(Oid database, Oid jobs, int32 queue, bool free) {
     for (int i = 0; i < settings::max_queues; i++) {
         StageHints *place = &stage_hints[i];
         SpinLockAcquire(&place->lock);
-        if (place->database == database && (queue == any_queue || place->queue == queue)) {
+        if (place->database == database &&
+            (queue == 0 || (place->jobs == jobs && place->queue == queue))) {
             place->frontier.forget_all();
+            forget_figures(place);
             interrupt_scans_from(place, core::lowest_priority);
             if (free)
                 place->database = InvalidOid;
@@ -141,11 +163,11 @@ static void forget(Oid database, int32 queue, bool free) {
     }
 }
 
-void forget_all(Oid database) { forget(database, any_queue, false); }
+void forget_all(Oid database) { forget(database, InvalidOid, 0, false); }
 
-void drop_all(Oid database) { forget(database, any_queue, true); }
+void drop_all(Oid database) { forget(database, InvalidOid, 0, true); }
 
-void drop_queue(Oid database, int32 queue) { forget(database, queue, true); }
+void drop_queue(Oid database, Oid jobs, int32 queue) { forget(database, jobs, queue, true); }
 
 void leave() {
     StageScan *scan = my_scan();
@@ -190,21 +212,7 @@ bool is_announced_by(TransactionId top) {
 // ---- claims ----
 
 Walk walk(Oid jobs, int32 queue, int16 stage) {
-    Walk walk = {nullptr, queue, stage, core::lowest_priority - 1, false};
-    StageHints *place = lock_place(MyDatabaseId, jobs, queue, stage);
-    if (place == nullptr) {
-        LWLockAcquire(shared->stages_lock, LW_EXCLUSIVE);
-        place = lock_place(MyDatabaseId, jobs, queue, stage); // somebody was faster
-        if (place == nullptr)
-            place = take_place(MyDatabaseId, jobs, queue, stage);
-        if (place != nullptr)
-            SpinLockRelease(&place->lock);
-        LWLockRelease(shared->stages_lock);
-    } else {
-        SpinLockRelease(&place->lock);
-    }
-    walk.place = place;
-    return walk;
+    return {find_or_take_place(jobs, queue, stage), queue, stage, core::lowest_priority - 1, false};
 }
 
 static const core::Run *next_run(const core::Frontier &frontier, int32 last, int32 own) {

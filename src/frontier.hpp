@@ -7,6 +7,16 @@
 
 namespace pgjobs::frontier {
 
+// ---- places ----
+
+// The place of a stage, with its lock held; nullptr without. Raises nothing.
+StageHints *lock_place(Oid database, Oid jobs, int32 queue, int16 stage);
+// The place of a stage of this database, taken if it has none; nullptr if all are taken. Not for
+// callbacks.
+StageHints *find_or_take_place(Oid jobs, int32 queue, int16 stage);
+// Frees the places of a queue that has gone. Raises nothing.
+void drop_queue(Oid database, Oid jobs, int32 queue);
+
 // ---- for callbacks; they allocate nothing and raise nothing ----
 
 // Keys of ready jobs of one run: a few one by one, and the least of all.

@@ -193,7 +193,7 @@ bool send(Database *database) {
     return taken->more;
 }
 
-// pgjobs._queue_counters(queue_id, OUT enqueued, completed, dead, cancelled)
+// pgjobs._queue_counters(queue_id, OUT enqueued, claimed, completed, dead, cancelled)
 PGJOBS_FUNCTION(_queue_counters) {
     int32 queue = DatumGetInt32(pg::required(fcinfo, 0, "queue_id"));
     const Queue *known = find_queue(queue);
@@ -206,9 +206,11 @@ PGJOBS_FUNCTION(_queue_counters) {
     TupleDesc shape;
     if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)
         elog(ERROR, "return type must be a row type");
-    Datum values[] = {Int64GetDatum(hints.enqueued), Int64GetDatum(hints.completed),
-                      Int64GetDatum(hints.dead), Int64GetDatum(hints.cancelled)};
-    bool nulls[4] = {};
+    Datum values[] = {Int64GetDatum(hints.enqueued), Int64GetDatum(hints.claimed),
+                      Int64GetDatum(hints.completed), Int64GetDatum(hints.dead),
+                      Int64GetDatum(hints.cancelled)};
+    bool nulls[lengthof(values)];
+    memset(nulls, RecoveryInProgress(), sizeof(nulls)); // nobody has told anything there
     PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls)));
 }
 

@@ -212,6 +212,7 @@ PGJOBS_FUNCTION(create_queue) {
         prepare_history(fcinfo, 6, now);
         prepare_history(fcinfo, 7, now);
     });
+    changes::stages_made(id, 1, static_cast<int16>(Max(options.stages.count, 1)));
     PG_RETURN_VOID();
 }
 
@@ -253,6 +254,8 @@ PGJOBS_FUNCTION(alter_queue) {
     Options options = read_options(fcinfo);
     const Queue *queue = owned_queue(fcinfo, own, "pgjobs.alter_queue()");
     check_appended(queue, options.stages);
+    int32 id = queue->id;
+    int16 old_count = queue->stage_count;
     pg::Value letter{};
     if (options.dead_letter != nullptr)
         letter = pg::value(
@@ -269,6 +272,9 @@ PGJOBS_FUNCTION(alter_queue) {
         prepare_history(fcinfo, 6, now);
         prepare_history(fcinfo, 7, now);
     });
+    if (options.stages.count > old_count)
+        changes::stages_made(id, static_cast<int16>(old_count + 1),
+                             static_cast<int16>(options.stages.count));
     PG_RETURN_VOID();
 }
 

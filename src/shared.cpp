@@ -56,6 +56,7 @@ static void set_up_databases() {
         pg_atomic_init_u32(&database->leases_lost, 1);
         pg_atomic_init_u32(&database->prepared_lost, 1);
         pg_atomic_init_u32(&database->notify_all, 1); // whoever listened before must look once
+        pg_atomic_init_u32(&database->uncounted, 1);
     }
 }
 
@@ -164,6 +165,7 @@ static void take_place(Database *database, Oid oid) {
     pg_atomic_write_u32(&database->leases_lost, 1);
     pg_atomic_write_u32(&database->prepared_lost, 1);
     pg_atomic_write_u32(&database->notify_all, 1);
+    pg_atomic_write_u32(&database->uncounted, 1);
     database->oid = oid;
     pg_atomic_fetch_or_u32(&shared->rescan,
                            rescan_new); // the launcher decides whether it is to be looked after

@@ -2,6 +2,7 @@
 // and losing any of this makes pgjobs slower, never wrong.
 #pragma once
 
+#include "core/depth.hpp"
 #include "core/frontier.hpp"
 #include "core/state.hpp"
 #include "pg/scope.hpp"
@@ -12,11 +13,12 @@ constexpr TimestampTz never = PG_INT64_MAX;
 
 // Why a database's worker must look: bits of Database::work.
 enum Work : uint32 {
-    work_notify = 1,   // there are notifications to send
-    work_due = 2,      // next_due was lowered
-    work_sessions = 4, // a session that holds jobs has ended
-    work_rescan = 8,   // hints were lost: look at the tables
-    work_prepared = 16 // a prepared transaction has touched jobs
+    work_notify = 1,    // there are notifications to send
+    work_due = 2,       // next_due was lowered
+    work_sessions = 4,  // a session that holds jobs has ended
+    work_rescan = 8,    // hints were lost: look at the tables
+    work_prepared = 16, // a prepared transaction has touched jobs
+    work_count = 32     // jobs are to be counted
 };
 
 // One database that has, or may have, the extension. Found by `oid`; a place is never moved, so an
@@ -41,6 +43,8 @@ struct Database {
     pg_atomic_uint32 prepared_lost; // not 0: prepared transactions may be missing in the list of
                                     // pins; 2 while a worker reads them
     pg_atomic_uint32 notify_all;    // 1: a place for a queue was missing: resync all of them
+    pg_atomic_uint32 uncounted;     // not 0: some stage has no figures; 2: the worker knows, and it
+                                    // was not possible to count yet
     uint32 first_event;             // ring of events: count taken out         [events lock]
     uint32 next_event;              // ring of events: count put in            [events lock]
 };
@@ -62,21 +66,25 @@ struct QueueHints {
     int32 queue;
     bool wakeup; // send a wake-up
     bool resync; // send a resync
-    int64 enqueued, completed, dead, cancelled;
+    int64 enqueued, claimed, completed, dead, cancelled;
 };
 
-// What is known of one stage of a queue between commits: where its ready jobs begin. Keyed by the
-// table of jobs too: a new extension counts its queues from 1 again. A place is taken under the
-// stages lock; everything in it is guarded by its own spinlock, and so is the Scan of a process
-// that names it.
+// What is known of one stage of a queue between commits: where its ready jobs begin, and how many
+// jobs it has (see count.hpp). Keyed by the table of jobs too: a new extension counts its queues
+// from 1 again. A place is taken under the stages lock; everything in it is guarded by its own
+// spinlock, and so is the Scan of a process that names it.
 struct StageHints {
     slock_t lock;
     Oid database; // InvalidOid: free
     Oid jobs;     // the table
     int32 queue;
     int16 stage;
-    bool used;   // has been taken once: look-ups go on behind it
-    int32 scans; // processes that scan it
+    bool used;         // has been taken once: look-ups go on behind it
+    bool counted;      // `depth` is what has been committed and told
+    int32 scans;       // processes that scan it
+    int32 counting;    // a process that counts the jobs in the table, procno + 1; 0: none
+    core::Depth depth; // jobs by state
+    core::Depth since; // what was told since that process has begun
     core::Frontier frontier;
 };
 

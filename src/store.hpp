@@ -205,6 +205,10 @@ Grip lock_visited(Table *jobs);
 // Whether a stage has a ready job that nobody is changing. Writes nothing.
 bool any_ready(int32 queue, int16 stage, TimestampTz now);
 
+// When the ready job of a stage became due that has waited longest; never if there is none that
+// nobody is changing. Writes nothing.
+TimestampTz oldest_ready(int32 queue, int16 stage);
+
 // Ready jobs of a stage where no claim would look for them; there must be none. Writes nothing.
 int64 count_hidden(int32 queue, int16 stage);
 

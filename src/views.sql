@@ -152,30 +152,33 @@ SELECT
     q.name AS queue,
     s.number::integer AS number,
     s.name AS stage,
-    (SELECT pg_catalog.count(*) FROM pgjobs.job j
-        WHERE j.queue_id OPERATOR(pg_catalog.=) q.id AND j.stage OPERATOR(pg_catalog.=) s.number
-            AND j.waiting OPERATOR(pg_catalog.=) 0 AND j.token IS NULL) AS ready,
-    (SELECT pg_catalog.count(*) FROM pgjobs.job j
-        WHERE j.queue_id OPERATOR(pg_catalog.=) q.id AND j.stage OPERATOR(pg_catalog.=) s.number
-            AND j.waiting OPERATOR(pg_catalog.=) 0 AND j.token IS NOT NULL) AS running
+    f.ready,
+    f.running,
+    f.scheduled,
+    f.blocked,
+    pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) f.oldest_ready_at AS oldest_ready_age
 FROM pgjobs.queue q
 JOIN pgjobs.stage s ON s.queue_id OPERATOR(pg_catalog.=) q.id
+CROSS JOIN LATERAL pgjobs._figures(q.id, s.number) f
 WHERE q.id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[]);
 COMMENT ON VIEW pgjobs.stages IS
-'The stages of the queues you may monitor or operate, in order, with the number of ready and running jobs.';
+'The stages of the queues you may monitor or operate, in order, with the number of open jobs by state and the age of the oldest ready one.';
 COMMENT ON COLUMN pgjobs.stages.queue IS 'The queue.';
 COMMENT ON COLUMN pgjobs.stages.number IS 'Place in the order, from 1.';
 COMMENT ON COLUMN pgjobs.stages.stage IS 'Name of the stage.';
 COMMENT ON COLUMN pgjobs.stages.ready IS 'Jobs that can be claimed.';
 COMMENT ON COLUMN pgjobs.stages.running IS 'Jobs that somebody works on.';
+COMMENT ON COLUMN pgjobs.stages.scheduled IS 'Jobs whose time has not come.';
+COMMENT ON COLUMN pgjobs.stages.blocked IS 'Jobs that wait for others.';
+COMMENT ON COLUMN pgjobs.stages.oldest_ready_age IS 'How long the ready job that has waited longest has been due, apart from those that a transaction is just changing.';
 
 CREATE FUNCTION pgjobs._queue_counters(queue_id integer,
-    OUT enqueued bigint, OUT completed bigint, OUT dead bigint, OUT cancelled bigint)
+    OUT enqueued bigint, OUT claimed bigint, OUT completed bigint, OUT dead bigint, OUT cancelled bigint)
 RETURNS record
 LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'pgjobs__queue_counters';
 COMMENT ON FUNCTION pgjobs._queue_counters(integer) IS
-'Private: what committed transactions did to a queue that the current user may see, since the server started.';
+'Private: what committed transactions did to a queue that the current user may see, since the server started; NULL on a standby.';
 
 CREATE VIEW pgjobs.queues WITH (security_barrier = true) AS
 SELECT
@@ -197,29 +200,22 @@ SELECT
     (SELECT d.name FROM pgjobs.queue d WHERE d.id OPERATOR(pg_catalog.=) q.dead_letter) AS dead_letter,
     q.durable_claims,
     q.created_at,
-    (SELECT pg_catalog.count(*) FROM pgjobs.job j
-        WHERE j.queue_id OPERATOR(pg_catalog.=) q.id AND j.waiting OPERATOR(pg_catalog.=) 2) AS blocked,
-    (SELECT pg_catalog.count(*) FROM pgjobs.job j
-        WHERE j.queue_id OPERATOR(pg_catalog.=) q.id AND j.waiting OPERATOR(pg_catalog.=) 1) AS scheduled,
-    (SELECT pg_catalog.count(*) FROM pgjobs.job j
-        WHERE j.queue_id OPERATOR(pg_catalog.=) q.id AND j.waiting OPERATOR(pg_catalog.=) 0
-            AND j.token IS NULL) AS ready,
-    (SELECT pg_catalog.count(*) FROM pgjobs.job j
-        WHERE j.queue_id OPERATOR(pg_catalog.=) q.id AND j.waiting OPERATOR(pg_catalog.=) 0
-            AND j.token IS NOT NULL) AS running,
-    (SELECT pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.min(j.due_at)
-        FROM pgjobs.job j
-        WHERE j.queue_id OPERATOR(pg_catalog.=) q.id AND j.waiting OPERATOR(pg_catalog.=) 0
-            AND j.token IS NULL) AS oldest_ready_age,
+    f.blocked,
+    f.scheduled,
+    f.ready,
+    f.running,
+    pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) f.oldest_ready_at AS oldest_ready_age,
     c.enqueued,
     c.completed,
     c.dead,
-    c.cancelled
+    c.cancelled,
+    c.claimed
 FROM pgjobs.queue q
+CROSS JOIN LATERAL pgjobs._figures(q.id) f
 CROSS JOIN LATERAL pgjobs._queue_counters(q.id) c
 WHERE q.id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_queues('monitor'))::integer[]);
 COMMENT ON VIEW pgjobs.queues IS
-'Queues you may monitor or operate: settings, depth by state, age of the oldest ready job, and what committed since the server started (enqueued, completed, dead, cancelled).';
+'Queues you may monitor or operate: settings, depth by state, age of the oldest ready job, and what committed since the server started (enqueued, claimed, completed, dead, cancelled; NULL on a standby).';
 COMMENT ON COLUMN pgjobs.queues.name IS 'The name that clients use.';
 COMMENT ON COLUMN pgjobs.queues.stages IS 'Its stages, in order.';
 COMMENT ON COLUMN pgjobs.queues.paused IS 'Whether it hands out no jobs until resume_queue.';
@@ -238,11 +234,12 @@ COMMENT ON COLUMN pgjobs.queues.blocked IS 'Jobs that wait for others.';
 COMMENT ON COLUMN pgjobs.queues.scheduled IS 'Jobs whose time has not come.';
 COMMENT ON COLUMN pgjobs.queues.ready IS 'Jobs that can be claimed.';
 COMMENT ON COLUMN pgjobs.queues.running IS 'Jobs that somebody works on.';
-COMMENT ON COLUMN pgjobs.queues.oldest_ready_age IS 'How long the oldest ready job has been due.';
+COMMENT ON COLUMN pgjobs.queues.oldest_ready_age IS 'How long the ready job that has waited longest has been due, apart from those that a transaction is just changing.';
 COMMENT ON COLUMN pgjobs.queues.enqueued IS 'Jobs added since the server started.';
 COMMENT ON COLUMN pgjobs.queues.completed IS 'Jobs completed since the server started.';
 COMMENT ON COLUMN pgjobs.queues.dead IS 'Jobs that died since the server started.';
 COMMENT ON COLUMN pgjobs.queues.cancelled IS 'Jobs cancelled since the server started.';
+COMMENT ON COLUMN pgjobs.queues.claimed IS 'Claims since the server started; a job that is tried again is claimed again.';
 
 CREATE VIEW pgjobs.workers WITH (security_barrier = true) AS
 SELECT

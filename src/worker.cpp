@@ -1,6 +1,7 @@
 // The worker of one database: reaps, promotes, expires, keeps the history, sends notifications. It
 // sleeps until exactly the next thing is due and exits when there is nothing to stay for.
 #include "catalog.hpp"
+#include "count.hpp"
 #include "duty.hpp"
 #include "history.hpp"
 #include "lease.hpp"
@@ -33,6 +34,8 @@ struct Worker {
     int64 notify_backoff;        // the same for notifications
     TimestampTz notify_due;      // sending has to wait until then; 0 otherwise
     TimestampTz notified_at;     // when notifications were sent last
+    int64 count_backoff;         // the same for counting jobs
+    TimestampTz count_due;       // it was not possible: tried again then; 0 otherwise
 };
 
 // ---- coming and going ----
@@ -48,6 +51,7 @@ static void leave(int, Datum) {
     if (in_the_middle) {
         pg_atomic_write_u32(&my_database->leases_lost, 1);
         pg_atomic_write_u32(&my_database->prepared_lost, 1);
+        pg_atomic_write_u32(&my_database->uncounted, 1);
         keep_next_due(my_database, GetCurrentTimestamp());
         pg_atomic_fetch_or_u32(&my_database->work, work_notify | work_rescan);
     }
@@ -356,6 +360,31 @@ static void look_for_prepared(Worker *worker) {
         pg_atomic_write_u32(lost, 1);
 }
 
+// Stages without figures get them as soon as nobody is in the middle of changing jobs. Whoever
+// wants to begin that waits behind us, so each try is short.
+static void count_jobs(Worker *worker) {
+    constexpr int patience = 20; // milliseconds
+    pg_atomic_uint32 *uncounted = &worker->database->uncounted;
+    uint32 wanted = pg_atomic_read_u32(uncounted);
+    if (wanted == 0 || (wanted == 2 && GetCurrentTimestamp() < worker->count_due))
+        return;
+    pg_atomic_write_u32(uncounted, 0);
+    pg::Failure failure;
+    constexpr const char *activity = "pgjobs: counting jobs";
+    if (attempt(activity, &failure, [] { pg::as_owner([] { count::recount(patience); }); })) {
+        worker->count_due = worker->count_backoff = 0;
+        return;
+    }
+    if (failure.sqlstate == ERRCODE_LOCK_NOT_AVAILABLE)
+        worker->count_backoff =
+            Min(Max(worker->count_backoff * 2, int64{USECS_PER_SEC / 10}), longest_backoff);
+    else
+        note_failure(&worker->count_backoff, activity, failure);
+    worker->count_due = GetCurrentTimestamp() + worker->count_backoff;
+    uint32 none = 0;
+    pg_atomic_compare_exchange_u32(uncounted, &none, 2);
+}
+
 // Everything that can be due. What commits meanwhile lowers next_due again.
 static void run_duties(Worker *worker) {
     Database *database = worker->database;
@@ -405,7 +434,7 @@ static bool may_leave(const Worker *worker, TimestampTz now) {
     Database *database = worker->database;
     int64 idle = settings::idle_exit * USECS_PER_SEC;
     auto next = static_cast<TimestampTz>(pg_atomic_read_u64(&database->next_due));
-    return now >= worker->busy_until && worker->notify_due == 0 &&
+    return now >= worker->busy_until && worker->notify_due == 0 && worker->count_due == 0 &&
            pg_atomic_read_u32(&database->waiters) == 0 && (next == never || next - now > idle) &&
            !holds_leases(database->oid);
 }
@@ -431,6 +460,8 @@ static long time_to_sleep(const Worker *worker, bool pins_left) {
         until = Min(until, now + USECS_PER_SEC);
     if (worker->notify_due != 0)
         until = Min(until, worker->notify_due);
+    if (worker->count_due != 0)
+        until = Min(until, worker->count_due);
     if (until == never)
         return -1;
     // Rounded up: waking a moment too early would only mean to wait once more.
@@ -464,6 +495,7 @@ static void turn(Worker *worker, bool *pins_left) {
         send_notifications(worker);
     if (is_due(worker, work))
         run_duties(worker);
+    count_jobs(worker);
     if (work != 0)
         worker->busy_until = GetCurrentTimestamp() + settings::idle_exit * USECS_PER_SEC;
 }

@@ -41,6 +41,16 @@ uint64 run(Statement *statement, const Value *values, uint64 most) {
     return SPI_processed;
 }
 
+uint64 run_as_seen(Statement *statement) {
+    if (statement->plan == nullptr)
+        prepare(statement);
+    int code = SPI_execute_snapshot(statement->plan, nullptr, nullptr, GetActiveSnapshot(),
+                                    InvalidSnapshot, true, false, 0);
+    if (code < 0)
+        elog(ERROR, "SPI_execute_snapshot failed: %s", SPI_result_code_string(code));
+    return SPI_processed;
+}
+
 void run_utility(const char *sql) {
     int code = SPI_execute(sql, false, 0);
     if (code < 0)

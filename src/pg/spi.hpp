@@ -33,6 +33,9 @@ template <class... V> uint64 run(Statement *statement, V... values) {
     return run(statement, array);
 }
 
+// Runs a query that reads, with the active snapshot. Inside as_owner.
+uint64 run_as_seen(Statement *statement);
+
 // Runs a utility statement.
 void run_utility(const char *sql);
 

@@ -226,8 +226,10 @@ INSERT INTO tap.calls (call, admin) VALUES
 ($$SELECT pgjobs._keep_history('2001-01-01')$$, true),
 ($$SELECT pgjobs._rotate_receipts('2001-01-01')$$, true),
 ($$SELECT pgjobs._check_frontier()$$, true),
+($$SELECT pgjobs._recount()$$, true),
 ($$SELECT pgjobs._reset_hints()$$, true),
-($$SELECT pgjobs._visible_queues('monitor'), pgjobs._queue_counters(1), pgjobs._lease_end(1, pg_catalog.now())$$, true),
+($$SELECT v.*, s.* FROM pgjobs.queues v, pgjobs.stages s$$, true),
+($$SELECT pgjobs._visible_queues('monitor'), pgjobs._queue_counters(1), pgjobs._figures(1), pgjobs._lease_end(1, pg_catalog.now())$$, true),
 ($$DELETE FROM pgjobs.home$$, true),
 ($$SELECT pgjobs.resume()$$, true);
 INSERT INTO tap.calls (call) VALUES

@@ -122,6 +122,7 @@ INSERT INTO verbs VALUES
 ('_keep_history', NULL, NULL, 'sql', $$SELECT pgjobs._keep_history(now()) = 0$$),
 ('_rotate_receipts', NULL, NULL, 'sql', $$SELECT pgjobs._rotate_receipts(now()) IS NOT NULL$$),
 ('_check_frontier', NULL, NULL, 'sql', $$SELECT pgjobs._check_frontier() = 0$$),
+('_recount', NULL, NULL, 'sql', $$SELECT pgjobs._recount() = 0$$),
 ('_reset_hints', NULL, NULL, 'sql', $$SELECT pgjobs._reset_hints() IS NOT NULL$$);
 -- The tables: nobody but administrators.
 INSERT INTO verbs
@@ -137,7 +138,7 @@ SELECT is_empty(
     $$SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'pgjobs'::regnamespace
       AND NOT EXISTS (SELECT FROM verbs v WHERE split_part(v.verb, ' ', 1) = p.proname)
       AND p.prorettype <> 'trigger'::regtype
-      AND p.proname NOT IN ('_installed', '_visible_queues', '_queue_counters', '_lease_end')$$,
+      AND p.proname NOT IN ('_installed', '_visible_queues', '_queue_counters', '_lease_end', '_figures')$$,
     'every function is in the matrix');
 
 -- ---- the cells ----

@@ -121,10 +121,10 @@ SELECT is(columns('pgjobs.jobs'),
     'id bigint, queue text, stage text, state text, priority integer, attempt integer, max_attempts integer, payload jsonb, headers jsonb, result jsonb, error text, group_key text, unique_key text, run_at timestamp with time zone, enqueued_at timestamp with time zone, started_at timestamp with time zone, finished_at timestamp with time zone, worker text, lease_expires_at timestamp with time zone',
     'view jobs');
 SELECT is(columns('pgjobs.queues'),
-    'name text, stages text[], paused boolean, quarantined boolean, lease interval, max_attempts integer, backoff interval, backoff_max interval, retention interval, dead_retention interval, notify text, dead_letter text, durable_claims boolean, created_at timestamp with time zone, blocked bigint, scheduled bigint, ready bigint, running bigint, oldest_ready_age interval, enqueued bigint, completed bigint, dead bigint, cancelled bigint',
+    'name text, stages text[], paused boolean, quarantined boolean, lease interval, max_attempts integer, backoff interval, backoff_max interval, retention interval, dead_retention interval, notify text, dead_letter text, durable_claims boolean, created_at timestamp with time zone, blocked bigint, scheduled bigint, ready bigint, running bigint, oldest_ready_age interval, enqueued bigint, completed bigint, dead bigint, cancelled bigint, claimed bigint',
     'view queues');
 SELECT is(columns('pgjobs.stages'),
-    'queue text, number integer, stage text, ready bigint, running bigint', 'view stages');
+    'queue text, number integer, stage text, ready bigint, running bigint, scheduled bigint, blocked bigint, oldest_ready_age interval', 'view stages');
 SELECT is(columns('pgjobs.attempts'),
     'job_id bigint, queue text, stage text, attempt integer, worker text, started_at timestamp with time zone, finished_at timestamp with time zone, outcome text, error text',
     'view attempts');
@@ -244,7 +244,7 @@ SELECT results_eq(
     'views: pg_monitor may read them, nobody else');
 SELECT set_eq(
     $$SELECT p.proname FROM routines p, aclexplode(p.proacl) a WHERE a.grantee <> p.proowner AND a.grantee = 'pg_monitor'::regrole$$,
-    ARRAY['_visible_queues', '_queue_counters', '_lease_end', 'version', 'job', 'why'],
+    ARRAY['_visible_queues', '_queue_counters', '_lease_end', '_figures', 'version', 'job', 'why'],
     'pg_monitor may call what the views need, and look at jobs');
 SELECT is_empty(
     $$SELECT defaclrole::regrole, defaclobjtype FROM pg_default_acl WHERE defaclnamespace = 'pgjobs'::regnamespace$$,

@@ -46,6 +46,8 @@ my %reading = (
     q{SELECT payload #>> '{}', state FROM pgjobs.jobs ORDER BY id} => "ready|ready\nlater|scheduled\nshort|running\nlong|running\nheld|running",
     q{SELECT name, ready, scheduled, running FROM pgjobs.queues ORDER BY name} => "hold|0|0|1\nq|1|1|2",
     q{SELECT queue, stage, ready, running FROM pgjobs.stages ORDER BY queue, number} => "hold|work|0|1\nq|a|1|2\nq|b|0|0",
+    q{SELECT enqueued, claimed, completed, dead, cancelled FROM pgjobs.queues WHERE name = 'q'} => '||||',
+    q{SELECT oldest_ready_age > '0' FROM pgjobs.queues WHERE name = 'q'} => 't',
     q{SELECT count(*) FROM pgjobs.attempts} => 3,
     q{SELECT queue, running FROM pgjobs.workers ORDER BY queue} => "hold|1\nq|2",
     qq{SELECT state, payload FROM pgjobs.job($id)} => 'running|"long"',
@@ -70,14 +72,14 @@ my %writing = (
     progress => "$id, $token, 0.5", cancel => $id, retry => $id, redrive => q{'q'},
     reschedule => "$id, now()", reprioritize => "$id, 1",
     grant_queue => q{'q', 'someone', ARRAY['work']}, revoke_queue => q{'q', 'someone', ARRAY['work']},
-    _reap => 'now()', _promote => 'now()', _expire => 'now()', _keep_history => 'now()',
+    _recount => '', _reap => 'now()', _promote => 'now()', _expire => 'now()', _keep_history => 'now()',
     wait => q{'q', '1 second'}, await => "$id, '1 second'",
 );
 for my $name (sort keys %writing) {
     my $verb = $name =~ /^(?:a?wait)$/ ? 'CALL' : 'SELECT';
     is_state($standby, 'postgres', "$verb pgjobs.$name($writing{$name})", '25006', "$name on a standby");
 }
-my @known = (keys %writing, qw(version job why _visible_queues _queue_counters _installed));
+my @known = (keys %writing, qw(version job why _visible_queues _queue_counters _figures _installed));
 my $others = $standby->safe_psql('postgres', q{
     SELECT string_agg(proname, ', ') FROM pg_proc
     WHERE pronamespace = 'pgjobs'::regnamespace AND prorettype <> 'trigger'::regtype
@@ -108,6 +110,8 @@ is($standby->safe_psql('postgres', q{
     SELECT count(*) FROM pgjobs.claim('q', 10);
 }), "t\n5", 'jobs flow');
 is($standby->safe_psql('postgres', q{SELECT count(DISTINCT id) = count(*) FROM pgjobs.jobs}), 't', 'ids are new');
+ok($standby->poll_query_until('postgres', q{SELECT bool_and(f.counted) FROM pgjobs.queue q, pgjobs._figures(q.id) f}), 'jobs are counted');
+is($standby->safe_psql('postgres', 'SELECT pgjobs._recount()'), 0, 'rightly');
 $standby->stop;
 
 done_testing();
