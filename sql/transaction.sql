@@ -229,3 +229,15 @@ SELECT count(*) FROM pgjobs.claim('q', 10);
 
 DROP TABLE work, one;
 SELECT pgjobs.drop_queue('q', true);
+
+-- A job of the very command that is running is not there yet; the next command claims it.
+SELECT pgjobs.create_queue('early');
+SELECT pgjobs.enqueue('early', '"one"') > 0 AS added;
+CREATE TEMP TABLE taken AS SELECT * FROM pgjobs.job WHERE payload = '"one"';
+DELETE FROM pgjobs.job WHERE payload = '"one"';
+BEGIN;
+WITH again AS (INSERT INTO pgjobs.job SELECT * FROM taken RETURNING id)
+SELECT again.id > 0 AS added, c.payload FROM again LEFT JOIN LATERAL pgjobs.claim('early', again.id * 0 + 1) c ON true;
+SELECT payload FROM pgjobs.claim('early');
+COMMIT;
+SELECT pgjobs.drop_queue('early', force => true);

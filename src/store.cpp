@@ -515,8 +515,15 @@ void update(Table *table) {
     ExecClearTuple(table->next);
 }
 
+// Such a row may even be of the command that is running: heap_update() would call it invisible.
+static bool is_our_own(Table *jobs) {
+    HeapTupleHeader header = ExecFetchSlotHeapTuple(jobs->found, false, nullptr)->t_data;
+    return !HeapTupleHeaderXminCommitted(header) &&
+           TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetRawXmin(header));
+}
+
 bool update_if_free(Table *jobs) {
-    if (jobs->layout == nullptr || !pg::can_update_without_waiting)
+    if (jobs->layout == nullptr || !pg::can_update_without_waiting || is_our_own(jobs))
         return false;
     form_next(jobs);
     jobs->written = true;
