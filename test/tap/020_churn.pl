@@ -147,4 +147,6 @@ is($node->safe_psql('postgres', q{
     WHERE a.amname = 'btree' AND c.relnamespace = 'pgjobs'::regnamespace AND c.relkind = 'i'}),
     't', 'the indexes have an entry for every row');
 
+is($node->safe_psql('postgres', q{SELECT count(*) FROM verify_heapam('pgjobs.job')}), 0, 'the table is sound');
+
 done_testing();

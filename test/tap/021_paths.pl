@@ -191,6 +191,8 @@ for my $database (sort keys %users) {
     $node->safe_psql($database, $history);
     my $seconds = timed(sub { $node->safe_psql($database, "CALL history($seed / 1000000.0, $steps)") });
     note(sprintf '%s: %.1f s', $database, $seconds);
+    note($node->safe_psql($database, q{SELECT call, count(*), count(*) FILTER (WHERE answer ~ '^[0-9A-Z]{5}$' AND answer ~ '[A-Z]|^2[23]') AS refused
+        FROM answers GROUP BY 1 ORDER BY 1})) if $database eq 'direct';
     $found{$database}{$_} = $node->safe_psql($database, $rows{$_}) for keys %rows;
     is($node->safe_psql($database, q{SELECT call, answer FROM answers WHERE answer ~ '^[0-9A-Z]{5} .*[a-z]{3}' AND call <> 'claim' LIMIT 5}),
         '', "$database: no unexpected error");
@@ -201,6 +203,7 @@ for my $database (sort keys %users) {
         JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
         WHERE a.amname = 'btree' AND c.relnamespace = 'pgjobs'::regnamespace AND c.relkind = 'i'}),
         't', "$database: the indexes have an entry for every row");
+    is($node->safe_psql($database, q{SELECT count(*) FROM verify_heapam('pgjobs.job')}), 0, "$database: the table is sound");
 }
 
 for my $database (grep { $_ ne 'direct' } sort keys %users) {
