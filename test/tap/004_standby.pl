@@ -67,12 +67,13 @@ my %writing = (
     pause_queue => q{'q'}, resume_queue => q{'q'}, purge_queue => q{'q'}, resume => '',
     enqueue => q{'q'}, enqueue_many => q{'q', ARRAY['{}'::jsonb]}, enqueue_batch => q{'q', '[{}]'},
     claim => q{'q'}, complete => "$id, $token", complete_many => "ARRAY[$id], ARRAY[$token]",
+    complete_and_claim => "'q', ARRAY[$id], ARRAY[$token]",
     fail => "$id, $token", fail_many => "ARRAY[$id], ARRAY[$token]", release => "$id, $token",
     snooze => "$id, $token, '1 minute'", extend => "$id, $token", extend_many => "ARRAY[$id], ARRAY[$token]",
     progress => "$id, $token, 0.5", cancel => $id, retry => $id, redrive => q{'q'},
     reschedule => "$id, now()", reprioritize => "$id, 1",
     grant_queue => q{'q', 'someone', ARRAY['work']}, revoke_queue => q{'q', 'someone', ARRAY['work']},
-    _recount => '', _reap => 'now()', _promote => 'now()', _expire => 'now()', _keep_history => 'now()',
+    _recount => '', _rotate_receipts => 'now()', _reset_hints => '', _check_frontier => '', _reap => 'now()', _promote => 'now()', _expire => 'now()', _keep_history => 'now()',
     wait => q{'q', '1 second'}, await => "$id, '1 second'",
 );
 for my $name (sort keys %writing) {
