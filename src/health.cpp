@@ -343,13 +343,16 @@ static void check_figures(FunctionCallInfo fcinfo) {
     }
     int64 stages = pg::as_owner([] { return pg::run(&count_stages), pg::int64_at(0, 1); });
     count::Overview overview = count::overview();
-    report(fcinfo, "figures", overview.wrong == 0,
-           overview.wrong > 0
-               ? psprintf(INT64_FORMAT " stages have fewer than no jobs; call pgjobs._recount()",
-                          overview.wrong)
-               : psprintf(INT64_FORMAT " of " INT64_FORMAT " stages are kept; the views count the "
-                                       "others",
-                          Min(overview.counted, stages), stages));
+    const char *detail =
+        overview.wrong > 0
+            ? psprintf(INT64_FORMAT " stages have fewer than no jobs; call pgjobs._recount()",
+                       overview.wrong)
+        : overview.counted < stages
+            ? psprintf("known of " INT64_FORMAT " of " INT64_FORMAT " stages; of the others the "
+                       "views count the jobs",
+                       overview.counted, stages)
+            : psprintf("known of all " INT64_FORMAT " stages", stages);
+    report(fcinfo, "figures", overview.wrong == 0, detail);
 }
 
 // pgjobs.health() -> setof (name, ok, detail)

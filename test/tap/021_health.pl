@@ -34,7 +34,7 @@ sql(q{SELECT count(*) FROM pgjobs.claim('q')});
 is_wrong('', 'with jobs');
 is(sql(q{SELECT count(*), count(DISTINCT name), bool_and(detail <> '') FROM pgjobs.health()}), '14|14|t', 'each thing once, with a word about it');
 like(detail('worker'), qr/^running, pid \d+$/, 'worker');
-like(detail('figures'), qr/^3 of 3 stages/, 'figures');
+like(detail('figures'), qr/^known of all 3 stages/, 'figures');
 like(detail('lease list'), qr/^1 running/, 'leases');
 like(detail('server'), qr/^version \d/, 'server');
 
