@@ -34,13 +34,15 @@ static const char *functions_for(Right right) {
     case operate:
         return "'cancel', 'retry', 'redrive', 'reschedule', 'reprioritize', 'pause_queue', "
                "'resume_queue', 'purge_queue', 'job', 'why', 'await', 'version', "
-               "'_visible_queues', '_queue_counters', '_lease_end', '_figures'";
+               "'health', 'metrics', '_visible_queues', '_queue_counters', '_lease_end', "
+               "'_figures'";
     case monitor:
-        return "'job', 'why', 'await', 'version', '_visible_queues', '_queue_counters', "
-               "'_lease_end', '_figures'";
+        return "'job', 'why', 'await', 'version', 'health', 'metrics', '_visible_queues', "
+               "'_queue_counters', '_lease_end', '_figures'";
     default:
         return "'alter_queue', 'drop_queue', 'grant_queue', 'revoke_queue', 'job', 'why', "
-               "'await', 'version', '_visible_queues', '_queue_counters', '_lease_end', '_figures'";
+               "'await', 'version', 'health', 'metrics', '_visible_queues', '_queue_counters', "
+               "'_lease_end', '_figures'";
     }
 }
 
@@ -182,27 +184,43 @@ PGJOBS_FUNCTION(revoke_queue) {
 static constinit pg::Statement select_ids{
     "SELECT q.id FROM pgjobs.queue q ORDER BY q.id", {}, nullptr};
 
+Visible visible_queues(int32 rights) {
+    MemoryContext caller = CurrentMemoryContext;
+    uint64 count = 0;
+    Visible visible{};
+    pg::as_owner([&] {
+        count = pg::run(&select_ids);
+        visible.ids = static_cast<int32 *>(MemoryContextAlloc(caller, sizeof(int32) * (count + 1)));
+        for (uint64 i = 0; i < count; i++)
+            visible.ids[i] = pg::int32_at(i, 1);
+    });
+    for (uint64 i = 0; i < count; i++) {
+        const Queue *queue = find_queue(visible.ids[i]);
+        if (queue != nullptr && has_right(queue, rights))
+            visible.ids[visible.count++] = visible.ids[i];
+    }
+    return visible;
+}
+
+void require_monitor(const char *what) {
+    if (is_administrator() || has_privs_of_role(GetUserId(), ROLE_PG_MONITOR) ||
+        visible_queues(monitor | operate | own).count > 0)
+        return;
+    ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("permission denied to %s", what),
+            errhint("The right to monitor a queue is enough, and so is membership in "
+                    "pg_monitor."));
+}
+
 // pgjobs._visible_queues(privilege text) -> integer[]
 PGJOBS_FUNCTION(_visible_queues) {
     char *privilege = pg::required_string(fcinfo, 0, "privilege");
-    int32 rights = strcmp(privilege, "operate") == 0 ? operate | own : monitor | operate | own;
-    MemoryContext caller = CurrentMemoryContext;
-    uint64 count = 0;
-    Datum *ids = nullptr;
-    pg::as_owner([&] {
-        count = pg::run(&select_ids);
-        ids = static_cast<Datum *>(MemoryContextAlloc(caller, sizeof(Datum) * (count + 1)));
-        for (uint64 i = 0; i < count; i++)
-            ids[i] = pg::datum_at(i, 1);
-    });
-    int visible = 0;
-    for (uint64 i = 0; i < count; i++) {
-        const Queue *queue = find_queue(DatumGetInt32(ids[i]));
-        if (queue != nullptr && has_right(queue, rights))
-            ids[visible++] = ids[i];
-    }
+    Visible visible =
+        visible_queues(strcmp(privilege, "operate") == 0 ? operate | own : monitor | operate | own);
+    auto *ids = static_cast<Datum *>(palloc(sizeof(Datum) * (visible.count + 1)));
+    for (int i = 0; i < visible.count; i++)
+        ids[i] = Int32GetDatum(visible.ids[i]);
     PG_RETURN_ARRAYTYPE_P(
-        construct_array(ids, visible, INT4OID, sizeof(int32), true, TYPALIGN_INT));
+        construct_array(ids, visible.count, INT4OID, sizeof(int32), true, TYPALIGN_INT));
 }
 
 } // namespace pgjobs::acl

@@ -8,6 +8,16 @@ namespace pgjobs::acl {
 // Adds rights on a queue. Inside as_owner.
 void grant(int32 queue, Oid role, int32 rights);
 
+// The ids of the queues on which the current user has any of the rights, in the caller's memory.
+struct Visible {
+    int32 *ids;
+    int count;
+};
+Visible visible_queues(int32 rights);
+
+// 42501 for who may look at no queue; `what`: "permission denied to ...".
+void require_monitor(const char *what);
+
 // After a restore into another cluster: roles by their names. Rights of roles that are not there
 // go. Inside as_owner.
 void find_roles_again();

@@ -279,21 +279,21 @@ static Depth counted_depth(FmgrInfo *function, int32 queue, int16 stage) {
     return {};
 }
 
-struct Figures {
-    Depth depth;
-    TimestampTz oldest; // due time of the oldest ready job; never without
-    bool counted;       // none had to be counted in the table
-};
-
-static void add_stage(FmgrInfo *function, int32 queue, int16 stage, Figures *figures) {
-    Depth depth;
-    if (!depth_of(queue, stage, &depth)) {
-        depth = counted_depth(function, queue, stage);
-        figures->counted = false;
+Figures figures_of(FmgrInfo *function, int32 queue, int16 stage) {
+    Figures figures = {{}, never, true};
+    if (!depth_of(queue, stage, &figures.depth)) {
+        figures.depth = counted_depth(function, queue, stage);
+        figures.counted = false;
     }
-    core::add(&figures->depth, depth);
-    if (depth[State::ready] > 0)
-        figures->oldest = Min(figures->oldest, store::oldest_ready(queue, stage));
+    if (figures.depth[State::ready] > 0)
+        figures.oldest = store::oldest_ready(queue, stage);
+    return figures;
+}
+
+static void join(Figures *figures, const Figures &others) {
+    core::add(&figures->depth, others.depth);
+    figures->oldest = Min(figures->oldest, others.oldest);
+    figures->counted &= others.counted;
 }
 
 // pgjobs._figures(queue_id, stage, OUT blocked, scheduled, ready, running, oldest_ready_at,
@@ -306,7 +306,7 @@ PGJOBS_FUNCTION(_figures) {
         int16 stage = pg::given(fcinfo, 1) ? PG_GETARG_INT16(1) : int16{0};
         int16 last = stage != 0 ? stage : queue->stage_count;
         for (int16 i = stage != 0 ? stage : int16{1}; i <= last; i++)
-            add_stage(fcinfo->flinfo, number, i, &figures);
+            join(&figures, figures_of(fcinfo->flinfo, number, i));
     }
     TupleDesc shape;
     if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)

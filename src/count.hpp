@@ -32,6 +32,14 @@ void begin_stages(int32 queue, int16 from, int16 to);
 // The figures of a stage, with the changes of this transaction; false if it is not counted.
 bool depth_of(int32 queue, int16 stage, core::Depth *depth);
 
+// The same, counted in the table if need be, once per call of `function`, and more.
+struct Figures {
+    core::Depth depth;
+    TimestampTz oldest; // when the ready job that has waited longest became due; never without
+    bool counted;       // nothing had to be counted in the table
+};
+Figures figures_of(FmgrInfo *function, int32 queue, int16 stage);
+
 // Counts the jobs of all stages; returns how many figures were wrong. Raises 55P03 if somebody who
 // has changed jobs does not end within a moment (milliseconds). Inside as_owner.
 int64 recount(int patience);

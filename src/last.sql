@@ -10,5 +10,5 @@ GRANT USAGE ON SCHEMA pgjobs TO pg_monitor;
 GRANT SELECT ON pgjobs.jobs, pgjobs.attempts, pgjobs.stages, pgjobs.queues, pgjobs.workers TO pg_monitor;
 GRANT EXECUTE ON FUNCTION pgjobs._visible_queues(text), pgjobs._queue_counters(integer),
     pgjobs._lease_end(bigint, timestamptz),
-    pgjobs._figures(integer, smallint),
+    pgjobs._figures(integer, smallint), pgjobs.health(), pgjobs.metrics(),
     pgjobs.job(bigint), pgjobs.why(bigint), pgjobs.version() TO pg_monitor;

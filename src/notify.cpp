@@ -193,16 +193,20 @@ bool send(Database *database) {
     return taken->more;
 }
 
+QueueHints counters_of(int32 queue) {
+    return pg::locked(shared->events_lock, LW_SHARED, [&] {
+        QueueHints *free_place = nullptr;
+        QueueHints *found = search(MyDatabaseId, queue, &free_place);
+        return found != nullptr ? *found : QueueHints{};
+    });
+}
+
 // pgjobs._queue_counters(queue_id, OUT enqueued, claimed, completed, dead, cancelled)
 PGJOBS_FUNCTION(_queue_counters) {
     int32 queue = DatumGetInt32(pg::required(fcinfo, 0, "queue_id"));
     const Queue *known = find_queue(queue);
     bool visible = known != nullptr && has_right(known, monitor | operate | own);
-    QueueHints hints = pg::locked(shared->events_lock, LW_SHARED, [&] {
-        QueueHints *free_place = nullptr;
-        QueueHints *found = search(MyDatabaseId, queue, &free_place);
-        return found != nullptr && visible ? *found : QueueHints{};
-    });
+    QueueHints hints = visible ? counters_of(queue) : QueueHints{};
     TupleDesc shape;
     if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)
         elog(ERROR, "return type must be a row type");

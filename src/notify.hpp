@@ -11,6 +11,9 @@ QueueHints *hints_of(Oid database, int32 queue);
 // Frees the places of a database's queues and empties its ring. Takes the lock; raises nothing.
 void drop_all_hints(Oid database);
 
+// What is known of a queue; all 0 if nothing is.
+QueueHints counters_of(int32 queue);
+
 // Adds an event to the database's ring; a full ring turns into a resync. Under the events lock.
 void put_event(Database *database, const Event &event);
 

@@ -360,8 +360,8 @@ static void look_for_prepared(Worker *worker) {
         pg_atomic_write_u32(lost, 1);
 }
 
-// Stages without figures get them as soon as nobody is in the middle of changing jobs. Whoever
-// wants to begin that waits behind us, so each try is short.
+// Stages without figures get them as soon as nobody is in the middle of changing jobs, or of a
+// VACUUM. Whoever wants to begin that waits behind us, so each try is short.
 static void count_jobs(Worker *worker) {
     constexpr int patience = 20; // milliseconds
     pg_atomic_uint32 *uncounted = &worker->database->uncounted;
@@ -377,7 +377,7 @@ static void count_jobs(Worker *worker) {
     }
     if (failure.sqlstate == ERRCODE_LOCK_NOT_AVAILABLE)
         worker->count_backoff =
-            Min(Max(worker->count_backoff * 2, int64{USECS_PER_SEC / 10}), longest_backoff);
+            Min(Max(worker->count_backoff * 2, USECS_PER_SEC / 10), 10 * USECS_PER_SEC);
     else
         note_failure(&worker->count_backoff, activity, failure);
     worker->count_due = GetCurrentTimestamp() + worker->count_backoff;

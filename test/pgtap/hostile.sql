@@ -101,7 +101,7 @@ BEGIN
             CASE WHEN t IN ('claimed_job', 'job_details') THEN 'pg_catalog.text' ELSE 'pg_catalog.' || t END, 'type ' || t);
     END LOOP;
     -- Tables and catalogs.
-    FOREACH t IN ARRAY '{pg_class,pg_proc,pg_roles,pg_database,pg_inherits,pg_extension,pg_namespace,pg_type,pg_prepared_xacts}'::text[] LOOP
+    FOREACH t IN ARRAY '{pg_class,pg_proc,pg_roles,pg_database,pg_inherits,pg_extension,pg_namespace,pg_type,pg_prepared_xacts,pg_stat_activity,pg_replication_slots}'::text[] LOOP
         EXECUTE format('CREATE VIEW %1$I.%2$I AS SELECT c.* FROM pg_catalog.%2$I c WHERE evil.trap(%3$L)', place, t, 'view ' || t);
     END LOOP;
     FOREACH t IN ARRAY '{job,queue,stage,acl,home,history,jobs,queues,stages,attempts,workers}'::text[] LOOP
@@ -214,6 +214,8 @@ INSERT INTO tap.calls (call) VALUES
 ($$SELECT s.* FROM pgjobs.stages s$$),
 ($$SELECT v.* FROM pgjobs.queues v$$),
 ($$SELECT w.* FROM pgjobs.workers w$$),
+($$SELECT h.* FROM pgjobs.health() h$$),
+($$SELECT pgjobs.metrics()$$),
 ($$SELECT pgjobs.grant_queue('q', 'h_attacker', '{produce}')$$),
 ($$SELECT pgjobs.revoke_queue('q', 'h_attacker', '{produce}')$$);
 INSERT INTO tap.calls (call, admin) VALUES

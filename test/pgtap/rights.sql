@@ -114,6 +114,8 @@ INSERT INTO verbs VALUES
 ('view workers', '{operate,monitor,own}', 'f', 'view', $$SELECT count(*) = 1 FROM pgjobs.workers WHERE queue = '{queue}'$$),
 ('create_queue', '{}', NULL, 'sql', $$SELECT pgjobs.create_queue('other') IS NOT NULL$$),
 ('version', '{produce,work,operate,monitor,own}', 't', 'sql', $$SELECT pgjobs.version() <> ''$$),
+('health', '{operate,monitor,own}', NULL, 'server', $$SELECT count(*) > 0 FROM pgjobs.health()$$),
+('metrics', '{operate,monitor,own}', NULL, 'server', $$SELECT pgjobs.metrics() ~ '# EOF\n$'$$),
 ('resume', NULL, NULL, 'sql', $$SELECT pgjobs.resume() IS NOT NULL$$),
 ('_check_leases', NULL, NULL, 'sql', $$SELECT pgjobs._check_leases() IS NOT NULL$$),
 ('_reap', NULL, NULL, 'sql', $$SELECT pgjobs._reap(now()) = 0$$),
@@ -175,6 +177,8 @@ CREATE FUNCTION expected(r roles, v verbs, queue text) RETURNS text LANGUAGE sql
     SELECT CASE
         WHEN r.admin THEN 't'
         WHEN v.needs IS NULL THEN '42501'
+        -- Whatever the queue.
+        WHEN v.how = 'server' THEN CASE WHEN r.monitor OR r.role = 't_tenant' OR v.needs && r.held THEN 't' ELSE '42501' END
         WHEN v.needs = '{}' THEN CASE WHEN r.calls AND r.role <> 't_tenant' THEN 't' ELSE '42501' END
         WHEN r.monitor AND (v.how = 'view' OR v.verb ~ '^(version|job|why)') THEN 't'
         WHEN v.needs && CASE WHEN r.role = 't_tenant' THEN '{produce,work,operate,monitor,own}'::text[] ELSE r.held END
@@ -230,7 +234,9 @@ CREATE FUNCTION all_seen() RETURNS text LANGUAGE sql AS $$
         UNION ALL SELECT to_jsonb(a)::text FROM pgjobs.attempts a
         UNION ALL SELECT to_jsonb(q)::text FROM pgjobs.queues q
         UNION ALL SELECT to_jsonb(s)::text FROM pgjobs.stages s
-        UNION ALL SELECT to_jsonb(w)::text FROM pgjobs.workers w) s $$;
+        UNION ALL SELECT to_jsonb(w)::text FROM pgjobs.workers w
+        UNION ALL SELECT to_jsonb(h)::text FROM pgjobs.health() h
+        UNION ALL SELECT pgjobs.metrics()) s $$;
 CREATE FUNCTION details_seen() RETURNS text LANGUAGE sql AS $$
     SELECT string_agg(to_jsonb(d)::text || pgjobs.why(d.id), ' ') FROM pgjobs.jobs j, pgjobs.job(j.id) d $$;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO PUBLIC;
@@ -260,6 +266,7 @@ FROM (VALUES ('t_produce', 'completed {"x": "secret"}'), ('t_operate', 'complete
     ('t_monitor', 'completed no result'), ('t_member', 'completed {"x": "secret"}')) r (role, wanted);
 SELECT is(answer('t_tenant', 'SELECT count(*) = 0 FROM pgjobs.jobs WHERE queue <> ''theirs'''), 't', 'a tenant sees no other tenant''s jobs');
 SELECT is(answer('t_tenant', 'SELECT count(*) = 1 FROM pgjobs.queues'), 't', 'nor queues');
+SELECT is(answer('t_tenant', $$SELECT pgjobs.metrics() ~ 'queue="theirs"' AND pgjobs.metrics() !~ 'mine'$$), 't', 'nor figures');
 -- No condition that runs on hidden rows sees them.
 CREATE FUNCTION public.spy(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS $$
 BEGIN

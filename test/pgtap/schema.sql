@@ -65,6 +65,8 @@ INSERT INTO api VALUES
 ('f', 'grant_queue', 'queue text, role name, privileges text[]', 'void'),
 ('f', 'revoke_queue', 'queue text, role name, privileges text[]', 'void'),
 ('f', 'resume', '', 'void'),
+('f', 'health', '', 'TABLE(name text, ok boolean, detail text)'),
+('f', 'metrics', '', 'text'),
 ('f', 'version', '', 'text');
 
 SELECT is(p.prokind, a.kind, a.name || ' is a ' || CASE a.kind WHEN 'f' THEN 'function' ELSE 'procedure' END)
@@ -244,7 +246,7 @@ SELECT results_eq(
     'views: pg_monitor may read them, nobody else');
 SELECT set_eq(
     $$SELECT p.proname FROM routines p, aclexplode(p.proacl) a WHERE a.grantee <> p.proowner AND a.grantee = 'pg_monitor'::regrole$$,
-    ARRAY['_visible_queues', '_queue_counters', '_lease_end', '_figures', 'version', 'job', 'why'],
+    ARRAY['_visible_queues', '_queue_counters', '_lease_end', '_figures', 'version', 'job', 'why', 'health', 'metrics'],
     'pg_monitor may call what the views need, and look at jobs');
 SELECT is_empty(
     $$SELECT defaclrole::regrole, defaclobjtype FROM pg_default_acl WHERE defaclnamespace = 'pgjobs'::regnamespace$$,

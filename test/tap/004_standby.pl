@@ -48,6 +48,8 @@ my %reading = (
     q{SELECT queue, stage, ready, running FROM pgjobs.stages ORDER BY queue, number} => "hold|work|0|1\nq|a|1|2\nq|b|0|0",
     q{SELECT enqueued, claimed, completed, dead, cancelled FROM pgjobs.queues WHERE name = 'q'} => '||||',
     q{SELECT oldest_ready_age > '0' FROM pgjobs.queues WHERE name = 'q'} => 't',
+    q{SELECT string_agg(name, ', ') FROM pgjobs.health() WHERE NOT ok AND name <> 'scheduled jobs'} => '',
+    q{SELECT pgjobs.metrics() ~ 'pgjobs_jobs\{queue="q",stage="a",state="running"\} 2\n' AND pgjobs.metrics() !~ '_total'} => 't',
     q{SELECT count(*) FROM pgjobs.attempts} => 3,
     q{SELECT queue, running FROM pgjobs.workers ORDER BY queue} => "hold|1\nq|2",
     qq{SELECT state, payload FROM pgjobs.job($id)} => 'running|"long"',
@@ -80,7 +82,7 @@ for my $name (sort keys %writing) {
     my $verb = $name =~ /^(?:a?wait)$/ ? 'CALL' : 'SELECT';
     is_state($standby, 'postgres', "$verb pgjobs.$name($writing{$name})", '25006', "$name on a standby");
 }
-my @known = (keys %writing, qw(version job why _visible_queues _queue_counters _figures _installed));
+my @known = (keys %writing, qw(version job why _visible_queues _queue_counters _figures health metrics _installed));
 my $others = $standby->safe_psql('postgres', q{
     SELECT string_agg(proname, ', ') FROM pg_proc
     WHERE pronamespace = 'pgjobs'::regnamespace AND prorettype <> 'trigger'::regtype
