@@ -1,4 +1,4 @@
-# Who waits learns that a row is free again that somebody had only locked.
+# Who waits learns that a row is free again that somebody had in his hands and left ready.
 use strict;
 use warnings;
 use FindBin;
@@ -14,10 +14,9 @@ my $id = $node->safe_psql('postgres', q{SELECT pgjobs.enqueue('q')});
 my $holder = session($node);
 my $waiter = session($node);
 
-for my $end (qw(COMMIT ROLLBACK)) {
-    # A token that is not the job's: the row is locked to see that, and left as it is.
-    $holder->query_safe('BEGIN');
-    $holder->query_safe("SELECT pgjobs.complete_many(ARRAY[$id], ARRAY[1])");
+for my $end ('COMMIT', 'ROLLBACK', 'ROLLBACK TO s') {
+    $holder->query_safe('BEGIN; SAVEPOINT s');
+    $holder->query_safe("SELECT pgjobs.reprioritize($id, 5)");
     start_sql($waiter, q{CALL pgjobs.wait('q', '60 seconds')});
     ok(wait_until_waiting($node, 'postgres', 1), 'the row is locked: nothing to claim');
     my $seconds = timed(sub {
@@ -25,6 +24,7 @@ for my $end (qw(COMMIT ROLLBACK)) {
         is(result_of($waiter), 't', "it is free after $end");
     });
     cmp_ok($seconds, '<', 20, 'and that is told');
+    $holder->query_safe('ROLLBACK') if $end =~ /TO/;
 }
 $_->quit for $holder, $waiter;
 
