@@ -241,3 +241,24 @@ SELECT again.id > 0 AS added, c.payload FROM again LEFT JOIN LATERAL pgjobs.clai
 SELECT payload FROM pgjobs.claim('early');
 COMMIT;
 SELECT pgjobs.drop_queue('early', force => true);
+
+-- A transaction that claims its own jobs one by one goes on where it was; what a savepoint undid, or what it gave back
+-- itself, it finds again.
+SELECT pgjobs.create_queue('mine');
+BEGIN;
+SELECT cardinality(pgjobs.enqueue_many('mine', ARRAY['"a"', '"b"', '"c"']::jsonb[]));
+SELECT payload FROM pgjobs.claim('mine');
+SAVEPOINT s;
+SELECT payload FROM pgjobs.claim('mine', 2);
+SELECT count(*) FROM pgjobs.claim('mine');
+ROLLBACK TO s;
+SELECT id, token, payload FROM pgjobs.claim('mine') \gset
+SELECT :'payload' AS claimed;
+SELECT pgjobs.release(:id, :token);
+SELECT pgjobs.enqueue('mine', '"urgent"', priority => -1) > 0 AS added;
+SELECT payload FROM pgjobs.claim('mine');
+SELECT payload FROM pgjobs.claim('mine');
+SELECT payload FROM pgjobs.claim('mine');
+SELECT count(*) FROM pgjobs.claim('mine');
+COMMIT;
+SELECT pgjobs.drop_queue('mine', force => true);

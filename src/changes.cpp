@@ -33,6 +33,7 @@ struct QueueTally {
     int64 locked;                // ready rows that were about to be locked
     int64 freed;                 // rows that were ready before: they are again if this is undone
     frontier::Keys if_committed; // jobs that are ready then
+    core::Key own;               // from here on there may be some that this transaction can claim
     frontier::Keys if_undone;
 };
 struct EventEntry {
@@ -206,6 +207,9 @@ static void merge_tallies(int level) {
         parent->completed += child.completed;
         parent->dead += child.dead;
         parent->cancelled += child.cancelled;
+        parent->own = parent->if_committed.count == 0 ? child.own
+                      : child.if_committed.count == 0 ? parent->own
+                                                      : core::lesser(parent->own, child.own);
         frontier::join(&parent->if_committed, child.if_committed);
         frontier::join(&parent->if_undone, child.if_undone);
     }
@@ -245,12 +249,19 @@ static void note_lease(const Facts &facts, int32 rev, bool ended) {
         {facts.id, MyDatabaseId, 0}, facts.lease_expires_at, facts.hold_session, rev, 0};
 }
 
+// A job that is, or stays, ready for this transaction too.
+static void note_ready(QueueTally *tally, const Facts &job) {
+    core::Key key = key_of(job);
+    tally->own = tally->if_committed.count == 0 ? key : core::lesser(tally->own, key);
+    frontier::note(&tally->if_committed, key);
+}
+
 // What holds for a row whichever way it got there. `tally` is its own; it is needed for a ready
 // one.
 static void note_state(QueueTally *tally, const Facts &now) {
     if (now.state == State::ready) {
         tally->ready++;
-        frontier::note(&tally->if_committed, key_of(now));
+        note_ready(tally, now);
     }
     if (now.state == State::scheduled)
         note_due(now.due_at);
@@ -343,7 +354,7 @@ void touching(const Facts &row) {
 
 void left_ready(const Facts &row) {
     begin();
-    frontier::note(&tally_of(row)->if_committed, key_of(row));
+    note_ready(tally_of(row), row);
 }
 
 core::Place own_place(int32 queue, int16 stage, int32 last) {
@@ -352,10 +363,27 @@ core::Place own_place(int32 queue, int16 stage, int32 last) {
         const QueueTally *tally = &pending.queues.data[i];
         if (tally->queue != queue || tally->stage != stage || tally->priority <= last)
             continue;
-        if (tally->if_committed.count > 0)
-            own = core::lesser(own, {tally->priority, tally->if_committed.least});
+        if (tally->if_committed.count > 0 && core::before(tally->own, core::highest_key))
+            own = core::lesser(own, {tally->priority, tally->own});
     }
     return own;
+}
+
+void own_reached(int32 queue, int16 stage, int32 from, const core::Place &reached) {
+    for (int i = 0; pending.any && i < pending.queues.count; i++) {
+        QueueTally *tally = &pending.queues.data[i];
+        if (tally->queue != queue || tally->stage != stage || tally->priority < from ||
+            tally->priority > reached.priority)
+            continue;
+        tally->own = tally->priority < reached.priority ? core::highest_key
+                                                        : core::greater(tally->own, reached.key);
+    }
+}
+
+// What a savepoint undid may be ready again.
+static void forget_own_reached() {
+    for (int i = 0; i < pending.queues.count; i++)
+        pending.queues.data[i].own = pending.queues.data[i].if_committed.least;
 }
 
 core::Depth own_depth(int32 queue, int16 stage) {
@@ -766,6 +794,7 @@ static void at_subtransaction(SubXactEvent event, SubTransactionId, SubTransacti
         for (Mark *mark : marks)
             if (mark->level >= level)
                 mark->level = 0;
+        forget_own_reached();
         final_state = State::ready;
     } else if (event == SUBXACT_EVENT_COMMIT_SUB) {
         merge_tallies(level);

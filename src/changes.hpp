@@ -43,6 +43,8 @@ void left_ready(const Facts &row);
 // The first place behind priority `last` of a stage where this transaction has made a job ready, or
 // has locked one and left it ready; core::last_place without.
 core::Place own_place(int32 queue, int16 stage, int32 last);
+// A claim of this transaction has found none of them between priority `from` and this place.
+void own_reached(int32 queue, int16 stage, int32 from, const core::Place &reached);
 
 // How this transaction has changed the numbers of jobs of the stage, as far as it has noted that.
 core::Depth own_depth(int32 queue, int16 stage);

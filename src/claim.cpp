@@ -164,6 +164,7 @@ static int64 claim_stage(store::Table *jobs, const Request &request, int16 stage
         look_at_strays(&claiming, stretch);
         if (claiming.left > 0 && !core::same(stretch.first, core::highest_key))
             look_from_first(&claiming, stretch);
+        changes::own_reached(request.queue->id, stage, stretch.scan.from, claiming.reached);
         frontier::done(&claiming.walk, stretch, claiming.reached);
     }
     MemoryContextDelete(claiming.per_job);

@@ -95,8 +95,9 @@ static bool is_running(TransactionId xid) {
     return !TransactionIdIsCurrentTransactionId(xid) && TransactionIdIsInProgress(xid);
 }
 
-// Whether another transaction has the row locked so that no claim gets it, without changing it.
-static bool is_locked(TupleTableSlot *slot) {
+// The transaction that has the row locked so that no claim gets it, without changing it. Among
+// several any one that runs.
+static TransactionId locker_of(TupleTableSlot *slot) {
     auto *buffered = reinterpret_cast<BufferHeapTupleTableSlot *>(slot);
     LockBuffer(buffered->buffer, BUFFER_LOCK_SHARE);
     uint16 mask = buffered->base.tuple->t_data->t_infomask;
@@ -104,24 +105,27 @@ static bool is_locked(TupleTableSlot *slot) {
     LockBuffer(buffered->buffer, BUFFER_LOCK_UNLOCK);
     if ((mask & HEAP_XMAX_INVALID) != 0 || !HEAP_XMAX_IS_LOCKED_ONLY(mask) ||
         HEAP_XMAX_IS_KEYSHR_LOCKED(mask)) // what a foreign key takes does not hinder a claim
-        return false;
+        return InvalidTransactionId;
     if ((mask & HEAP_XMAX_IS_MULTI) == 0)
-        return is_running(locker);
+        return is_running(locker) ? locker : InvalidTransactionId;
     MultiXactMember *members;
     int count = GetMultiXactIdMembers(locker, &members, false, true);
     for (int i = 0; i < count; i++)
         if (members[i].status != MultiXactStatusForKeyShare && is_running(members[i].xid))
-            return true;
-    return false;
+            return members[i].xid;
+    return InvalidTransactionId;
 }
 
-static bool is_takeable(TupleTableSlot *slot, const SnapshotData *dirty, TimestampTz now) {
-    if (TransactionIdIsValid(dirty->xmin) || TransactionIdIsValid(dirty->xmax))
+static bool is_takeable(TupleTableSlot *slot, const SnapshotData *dirty, TimestampTz now,
+                        bool *held) {
+    if (TransactionIdIsValid(dirty->xmin) || !slot_attisnull(slot, static_cast<int>(Col::token)))
         return false;
+    TransactionId holder = TransactionIdIsValid(dirty->xmax) ? dirty->xmax : locker_of(slot);
+    if (TransactionIdIsValid(holder)) {
+        *held |= !frontier::is_announced_by(SubTransGetTopmostTransaction(holder));
+        return false;
+    }
     bool null;
-    slot_getattr(slot, static_cast<int>(Col::token), &null);
-    if (!null || is_locked(slot))
-        return false;
     Datum expires = slot_getattr(slot, static_cast<int>(Col::expires_at), &null);
     if (null || DatumGetTimestampTz(expires) > now)
         return true;
@@ -135,10 +139,12 @@ struct Look {
     Relation index;
     TupleTableSlot *slot;
     bool pushed;
+    bool *held; // set if somebody has a ready row who may leave it ready without a word
 };
 
-static Look begin_look() {
+static Look begin_look(bool *held) {
     Look look;
+    look.held = held;
     look.pushed = !ActiveSnapshotSet();
     if (look.pushed)
         PushActiveSnapshot(GetTransactionSnapshot());
@@ -169,7 +175,7 @@ static bool any_in(const Look &look, const Range &range, TimestampTz now) {
     bool ready = false;
     while (!ready && index_getnext_slot(scan, ForwardScanDirection, look.slot)) {
         CHECK_FOR_INTERRUPTS();
-        ready = is_takeable(look.slot, &dirty, now);
+        ready = is_takeable(look.slot, &dirty, now, look.held);
     }
     index_endscan(scan);
     return ready;
@@ -188,8 +194,8 @@ static bool any_in_stretch(const Look &look, const frontier::Walk &walk,
     return !core::same(range.first, core::highest_key) && any_in(look, range, now);
 }
 
-bool any_ready(int32 queue, int16 stage, TimestampTz now) {
-    Look look = begin_look();
+bool any_ready(int32 queue, int16 stage, TimestampTz now, bool *held) {
+    Look look = begin_look(held);
     bool usable = direct::layout_of_jobs(look.relation)->announced;
     frontier::Walk walk = {nullptr, queue, stage, core::lowest_priority - 1, false};
     if (usable)
@@ -226,7 +232,8 @@ static TimestampTz oldest_in(const Look &look, const frontier::Walk &walk,
 }
 
 TimestampTz oldest_ready(int32 queue, int16 stage) {
-    Look look = begin_look();
+    bool held = false;
+    Look look = begin_look(&held);
     frontier::Walk walk = {nullptr, queue, stage, core::lowest_priority - 1, false};
     if (!RecoveryInProgress() && direct::layout_of_jobs(look.relation)->announced)
         walk = frontier::walk(RelationGetRelid(look.relation), queue, stage);
@@ -289,7 +296,8 @@ static bool is_hidden(const Look &look, const Range &stage, int *patience) {
 }
 
 int64 count_hidden(int32 queue, int16 stage) {
-    Look look = begin_look();
+    bool held = false;
+    Look look = begin_look(&held);
     Keys keys;
     Range all = {queue, stage, core::lowest_priority, core::end_of_priorities, {}, false};
     make_keys(&keys, all);
@@ -300,7 +308,8 @@ int64 count_hidden(int32 queue, int16 stage) {
     int patience = 1000;
     while (index_getnext_slot(scan, ForwardScanDirection, look.slot)) {
         CHECK_FOR_INTERRUPTS();
-        if (is_takeable(look.slot, &dirty, DT_NOBEGIN) && is_hidden(look, all, &patience))
+        if (is_takeable(look.slot, &dirty, DT_NOBEGIN, look.held) &&
+            is_hidden(look, all, &patience))
             hidden++;
     }
     index_endscan(scan);

@@ -202,8 +202,9 @@ void note_visited(Table *jobs);
 enum class Grip { locked, passed, blocked };
 Grip lock_visited(Table *jobs);
 
-// Whether a stage has a ready job that nobody is changing. Writes nothing.
-bool any_ready(int32 queue, int16 stage, TimestampTz now);
+// Whether a stage has a ready job that nobody is changing. `held` is set if somebody has a ready
+// one who may give it back without a word: a plain SELECT FOR UPDATE. Writes nothing.
+bool any_ready(int32 queue, int16 stage, TimestampTz now, bool *held);
 
 // When the ready job of a stage became due that has waited longest; never if there is none that
 // nobody is changing. Writes nothing.

@@ -212,6 +212,15 @@ static Datum return_record(FunctionCallInfo fcinfo, Datum *values, bool *nulls) 
 
 // ---- wait ----
 
+// Somebody has a ready job and may give it back without a word: looked at again after this time.
+constexpr int64 doubt = USECS_PER_SEC;
+
+static void look_again_soon() {
+    TimestampTz soon = GetCurrentTimestamp() + doubt;
+    pg::locked(shared->waiters_lock, LW_EXCLUSIVE,
+               [&] { mine()->check = Min(mine()->check, soon); });
+}
+
 static bool queue_has_work(int32 id, int16 stage) {
     AcceptInvalidationMessages(); // the transaction began before the sleep, not after it
     const Queue *queue = find_queue(id);
@@ -223,11 +232,12 @@ static bool queue_has_work(int32 id, int16 stage) {
     if (queue->paused || !settings::execute)
         return false;
     TimestampTz now = GetCurrentTimestamp();
-    if (stage > 0)
-        return store::any_ready(id, stage, now);
+    bool held = false;
     for (int16 s = queue->stage_count; s >= 1; s--)
-        if (store::any_ready(id, s, now))
+        if ((stage == 0 || stage == s) && store::any_ready(id, s, now, &held))
             return true;
+    if (held)
+        look_again_soon();
     return false;
 }
 

@@ -26,6 +26,16 @@ for my $end ('COMMIT', 'ROLLBACK', 'ROLLBACK TO s') {
     cmp_ok($seconds, '<', 20, 'and that is told');
     $holder->query_safe('ROLLBACK') if $end =~ /TO/;
 }
+
+# Who locks a row by plain SQL and leaves it as it is says nothing. The waiter looks again by itself.
+$holder->query_safe('BEGIN; SELECT FROM pgjobs.job FOR UPDATE');
+start_sql($waiter, q{CALL pgjobs.wait('q', '60 seconds')});
+ok(wait_until_waiting($node, 'postgres', 1), 'the row is locked by plain SQL: nothing to claim');
+my $seconds = timed(sub {
+    $holder->query_safe('COMMIT');
+    is(result_of($waiter), 't', 'it is free');
+});
+cmp_ok($seconds, '<', 20, 'and that is found out');
 $_->quit for $holder, $waiter;
 
 done_testing();
