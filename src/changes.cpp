@@ -69,7 +69,7 @@ struct Mark {
     int level;
 };
 
-constexpr int most_events = 1000;  // per transaction, queue and stage; then one resync
+constexpr int most_events = 1000;  // per savepoint, queue, stage and priority; then a resync
 constexpr int most_leases = 20000; // then the worker looks at the table
 constexpr int most_finished = 256; // then everybody who awaits is woken
 

@@ -32,6 +32,18 @@ int64 hidden_jobs() {
     return hidden;
 }
 
+void check_frontier() {
+    int64 hidden = hidden_jobs();
+    if (hidden == 0)
+        return;
+    // The log says so, for it is a fault of ours; and it is mended at once.
+    ereport(WARNING, errmsg("pgjobs: " INT64_FORMAT " ready jobs were hidden from claims", hidden),
+            errdetail("They can be claimed now."),
+            errhint("Please report this to the developers of pgjobs."));
+    changes::everything_changed();
+    pgjobs::frontier::forget_all(MyDatabaseId);
+}
+
 // pgjobs._check_frontier() -> bigint
 PGJOBS_FUNCTION(_check_frontier) {
     require_administrator("check pgjobs' frontier");

@@ -5,7 +5,7 @@ RETURNS bigint
 LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'pgjobs__check_frontier';
 COMMENT ON FUNCTION pgjobs._check_frontier() IS
-'Private check: how many ready jobs stand where no claim would look; 0 unless something is broken. Reads every due job.';
+'Private check: how many ready jobs stand where no claim would look; 0 unless something is broken.';
 
 CREATE FUNCTION pgjobs._reset_hints()
 RETURNS void

@@ -179,6 +179,8 @@ static void claim_jobs(Request request) {
     for (int i = 0; i < request.queue->stage_count; i++)
         request.stage_names[i] = CStringGetTextDatum(request.queue->stages[i]);
     changes::begin_claim(request.queue->durable_claims);
+    if (Database *database = this_database(); database != nullptr)
+        pg_atomic_write_u32(&database->claimed, 1);
     if (request.hold)
         changes::holds_session_lease();
     store::with_jobs([&](store::Table *jobs) {

@@ -295,24 +295,56 @@ static bool is_hidden(const Look &look, const Range &stage, int *patience) {
     }
 }
 
-int64 count_hidden(int32 queue, int16 stage) {
-    bool held = false;
-    Look look = begin_look(&held);
+// The first priority from range->from on that has a due job, or had one and it is not gone for
+// good; false without one.
+static bool first_priority(const Look &look, Range *range) {
     Keys keys;
-    Range all = {queue, stage, core::lowest_priority, core::end_of_priorities, {}, false};
-    make_keys(&keys, all);
+    make_keys(&keys, *range);
+    IndexScanDesc scan = begin_scan(look.relation, look.index, SnapshotAny, &keys);
+    bool found = index_getnext_slot(scan, ForwardScanDirection, look.slot);
+    if (found)
+        range->from = facts_of(look.slot).priority;
+    index_endscan(scan);
+    return found;
+}
+
+// Among the jobs of one priority that stand before where a claim would begin.
+static int64 count_hidden_in(const Look &look, const Range &run, const core::Key &first,
+                             int *patience) {
     SnapshotData dirty;
     InitDirtySnapshot(dirty);
+    Keys keys;
+    make_keys(&keys, run);
     IndexScanDesc scan = begin_scan(look.relation, look.index, &dirty, &keys);
     int64 hidden = 0;
-    int patience = 1000;
     while (index_getnext_slot(scan, ForwardScanDirection, look.slot)) {
         CHECK_FOR_INTERRUPTS();
-        if (is_takeable(look.slot, &dirty, DT_NOBEGIN, look.held) &&
-            is_hidden(look, all, &patience))
+        if (!core::before(place_of(facts_of(look.slot)).key, first))
+            break;
+        if (is_takeable(look.slot, &dirty, DT_NOBEGIN, look.held) && is_hidden(look, run, patience))
             hidden++;
     }
     index_endscan(scan);
+    return hidden;
+}
+
+// Priorities of which the frontier says that there is no ready job are looked at as well.
+int64 count_hidden(int32 queue, int16 stage) {
+    bool held = false;
+    Look look = begin_look(&held);
+    Range run = {queue, stage, core::lowest_priority, core::end_of_priorities - 1, {}, false};
+    int patience = 1000;
+    int64 hidden = 0;
+    while (first_priority(look, &run)) {
+        core::Key first =
+            frontier::start_of(RelationGetRelid(look.relation), queue, stage, run.from);
+        run.to = run.from;
+        hidden += count_hidden_in(look, run, first, &patience);
+        run.from++;
+        run.to = core::end_of_priorities - 1;
+        if (run.from > run.to)
+            break;
+    }
     end_look(look);
     return hidden;
 }

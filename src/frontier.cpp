@@ -339,6 +339,18 @@ void done(Walk *walk, const Stretch &stretch, const Place &reached) {
     SpinLockRelease(&place->lock);
 }
 
+Key start_of(Oid jobs, int32 queue, int16 stage, int32 priority) {
+    StageHints *place = lock_place(MyDatabaseId, jobs, queue, stage);
+    if (place == nullptr)
+        return core::lowest_key;
+    const core::Run *run = place->frontier.find(priority);
+    Key first = priority >= place->frontier.unknown_from ? core::lowest_key
+                : run == nullptr                         ? core::highest_key
+                                                         : run->first;
+    SpinLockRelease(&place->lock);
+    return first;
+}
+
 bool covers(Oid jobs, int32 queue, int16 stage, const Place &at) {
     StageHints *place = lock_place(MyDatabaseId, jobs, queue, stage);
     if (place == nullptr)

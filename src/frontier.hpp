@@ -89,6 +89,9 @@ void drop_stray(const Walk &walk, const Stretch &stretch, const core::Stray &str
 // No ready job stands before `reached` in the part, but those whose holders announce them.
 void done(Walk *walk, const Stretch &stretch, const core::Place &reached);
 
+// Where a claim begins in one priority, strays apart.
+core::Key start_of(Oid jobs, int32 queue, int16 stage, int32 priority);
+
 // Whether the job is where a claim would find it.
 bool covers(Oid jobs, int32 queue, int16 stage, const core::Place &at);
 

@@ -24,16 +24,17 @@ void define() {
                                GUC_LIST_INPUT, nullptr, nullptr, nullptr);
     define_integer("pgjobs.max_databases", "Databases that pgjobs can look after.", &max_databases,
                    32, 1, 1024, PGC_POSTMASTER, 0);
-    define_integer("pgjobs.max_queues",
-                   "Queues with a place of their own in shared memory; more work, but slower.",
-                   &max_queues, 1024, 16, 1 << 20, PGC_POSTMASTER, 0);
+    define_integer(
+        "pgjobs.max_queues",
+        "Queues, and as many stages, with a place in shared memory; more work, but slower.",
+        &max_queues, 1024, 16, 1 << 20, PGC_POSTMASTER, 0);
     define_integer("pgjobs.max_leases",
                    "Running jobs with a place in shared memory; more work, but are reaped slower.",
                    &max_leases, 16384, 64, 1 << 24, PGC_POSTMASTER, 0);
     define_integer("pgjobs.event_buffer", "Events that can wait to be sent, per database.",
                    &event_buffer, 4096, 16, 1 << 20, PGC_POSTMASTER, 0);
-    define_integer("pgjobs.max_payload", "Largest payload or headers of a job.", &max_payload,
-                   1024 * 1024, 1024, 64 * 1024 * 1024, PGC_SUSET, GUC_UNIT_BYTE);
+    define_integer("pgjobs.max_payload", "Largest payload, headers or result of a job.",
+                   &max_payload, 1024 * 1024, 1024, 64 * 1024 * 1024, PGC_SUSET, GUC_UNIT_BYTE);
     define_integer("pgjobs.idle_exit", "Time after which an idle worker exits.", &idle_exit, 60, 1,
                    86400, PGC_SIGHUP, GUC_UNIT_S);
     DefineCustomBoolVariable("pgjobs.execute",

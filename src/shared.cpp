@@ -55,6 +55,7 @@ static void set_up_databases() {
         pg_atomic_init_u32(&database->epoch, 0);
         pg_atomic_init_u32(&database->leases_lost, 1);
         pg_atomic_init_u32(&database->prepared_lost, 1);
+        pg_atomic_init_u32(&database->claimed, 0);
         pg_atomic_init_u32(&database->notify_all, 1); // whoever listened before must look once
         pg_atomic_init_u32(&database->uncounted, 1);
     }

@@ -43,6 +43,7 @@ struct Database {
     pg_atomic_uint32 prepared_lost; // not 0: prepared transactions may be missing in the list of
                                     // pins; 2 while a worker reads them
     pg_atomic_uint32 notify_all;    // 1: a place for a queue was missing: resync all of them
+    pg_atomic_uint32 claimed;       // 1: jobs were claimed since the frontier was checked
     pg_atomic_uint32 uncounted;     // not 0: some stage has no figures; 2: the worker knows, and it
                                     // was not possible to count yet
     uint32 first_event;             // ring of events: count taken out         [events lock]
@@ -141,7 +142,8 @@ enum Rescan : uint32 {
     rescan_all
 }; // all: those without the extension too
 
-// One per server. Locks are never held two at a time, nor across anything that can raise.
+// One per server. LWLocks are never held two at a time, nor across anything that can raise; the
+// spinlock of a place may be taken under the stages lock.
 struct Shared {
     LWLock *databases_lock;
     LWLock *events_lock;

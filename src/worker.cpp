@@ -1,6 +1,7 @@
 // The worker of one database: reaps, promotes, expires, keeps the history, sends notifications. It
 // sleeps until exactly the next thing is due and exits when there is nothing to stay for.
 #include "catalog.hpp"
+#include "check.hpp"
 #include "count.hpp"
 #include "duty.hpp"
 #include "history.hpp"
@@ -26,6 +27,7 @@ struct Worker {
     Database *database;
     uint32 epoch;                // of the extension when this worker began
     TimestampTz history_due;     // when the partitions are looked at next
+    TimestampTz checked_at;      // when the frontier was checked last
     TimestampTz receipts_looked; // when the receipts were looked at last
     TimestampTz receipts_due;    // when they are to be looked at next
     TimestampTz leases_due;      // when the lease list is checked next
@@ -334,6 +336,16 @@ static bool keep_history(Worker *worker) {
     return done;
 }
 
+// Only if something was claimed since the last time. Nobody is woken for it.
+static bool check_frontier(Worker *worker) {
+    TimestampTz now = GetCurrentTimestamp();
+    if (now < worker->checked_at + full_look ||
+        pg_atomic_exchange_u32(&worker->database->claimed, 0) == 0)
+        return true;
+    worker->checked_at = now;
+    return duty(&worker->backoff, "pgjobs: checking the frontier", check::check_frontier);
+}
+
 static bool rotate_receipts(Worker *worker) {
     TimestampTz now = GetCurrentTimestamp();
     if (now < worker->receipts_looked + USECS_PER_MINUTE && now < worker->receipts_due)
@@ -404,6 +416,7 @@ static void run_duties(Worker *worker) {
     done &= in_batches(worker, expiring, &next);
     done &= keep_history(worker);
     done &= rotate_receipts(worker);
+    done &= check_frontier(worker);
     next = Min(next, worker->receipts_due);
     if (done)
         worker->backoff = 0;
