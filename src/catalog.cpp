@@ -3,6 +3,7 @@
 #include "direct.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
+#include "receipt.hpp"
 
 namespace pgjobs {
 
@@ -251,6 +252,7 @@ void require_home(const Queue *queue) {
 
 static void relation_changed(Datum, Oid relation) {
     direct::forget(relation);
+    receipt::forget(relation);
     if (forget_relations(relation))
         queues_stale = true;
 }

@@ -24,6 +24,7 @@ static void note_touch(Table *jobs, bool may_stay) {
 static TM_Result lock_newest(Table *jobs, LockWaitPolicy policy, uint8 flags) {
     TM_FailureData failure;
     ItemPointerData tid = jobs->found->tts_tid;
+    need_newest(jobs);
     TM_Result result = table_tuple_lock(jobs->relation, &tid, GetActiveSnapshot(), jobs->newest,
                                         GetCurrentCommandId(true), LockTupleNoKeyExclusive, policy,
                                         flags, &failure);

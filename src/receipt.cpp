@@ -17,7 +17,23 @@ constexpr int columns = static_cast<int>(Col::done);
 
 static int64 turn_of(TimestampTz at) { return Max(at, 0) / turn; }
 
+// What each table and its index are, as long as the server does not say that they have changed.
+struct Known {
+    Oid table;
+    Oid index;
+};
+static Known known[tables];
+
+void forget(Oid relation) {
+    for (Known &k : known)
+        if (relation == InvalidOid || relation == k.table || relation == k.index)
+            k = {};
+}
+
 static Oid table_of(int64 number) {
+    Known *k = &known[number % tables];
+    if (OidIsValid(k->table))
+        return k->table;
     char name[NAMEDATALEN];
     snprintf(name, sizeof(name), "receipt_%d", static_cast<int>(number % tables));
     return get_relname_relid(name, relations()->schema);
@@ -56,13 +72,24 @@ static Relation open_index(Relation table) {
     return direct::open_index(table, column, 1, "receipts");
 }
 
+// While the table is locked, its indexes stay.
+static Relation open_known_index(int64 number, Relation table) {
+    Known *k = &known[number % tables];
+    if (k->table == RelationGetRelid(table))
+        return index_open(k->index, AccessShareLock);
+    Relation index = open_index(table);
+    *k = {RelationGetRelid(table), RelationGetRelid(index)};
+    return index;
+}
+
 void write(Pad *pad) {
     if (pad->count == 0)
         return;
     qsort(pad->done, static_cast<size_t>(pad->count), sizeof(Done), compare);
     TimestampTz now = GetCurrentTimestamp();
-    Relation table = table_open(table_of(turn_of(now)), RowExclusiveLock);
-    Relation index = open_index(table);
+    int64 turn_number = turn_of(now);
+    Relation table = table_open(table_of(turn_number), RowExclusiveLock);
+    Relation index = open_known_index(turn_number, table);
     int start = 0;
     for (int i = 1; i <= pad->count; i++)
         if (i == pad->count || pad->done[i].job - pad->done[start].job > widest) {
@@ -72,7 +99,7 @@ void write(Pad *pad) {
     index_close(index, NoLock);
     table_close(table, NoLock);
     pad->count = 0;
-    changes::due_at((turn_of(now) + 1) * turn);
+    changes::due_at((turn_number + 1) * turn);
 }
 
 void add(Pad *pad, int32 queue, const Done &done) {

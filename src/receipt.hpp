@@ -29,6 +29,9 @@ void write(Pad *pad);
 // The queue in which the job was completed, with this token unless that is 0; 0 without.
 int32 find(int64 job, int64 token);
 
+// The server says that a relation (InvalidOid: any) has changed.
+void forget(Oid relation);
+
 // The duty: empties the table whose turn is next, unless somebody reads it; lowers `next` to when
 // it should run again. Inside as_owner.
 void rotate(TimestampTz now, TimestampTz *next);

@@ -74,8 +74,6 @@ Table *open(Oid oid) {
             set_up_executor(table);
         TupleDesc shape = RelationGetDescr(relation);
         table->found = MakeSingleTupleTableSlot(shape, &TTSOpsBufferHeapTuple);
-        table->newest = MakeSingleTupleTableSlot(shape, &TTSOpsBufferHeapTuple);
-        table->next = MakeSingleTupleTableSlot(shape, &TTSOpsHeapTuple);
         auto count = static_cast<Size>(shape->natts);
         table->values = static_cast<Datum *>(palloc0((sizeof(Datum) + 2 * sizeof(bool)) * count));
         table->nulls = reinterpret_cast<bool *>(table->values + count);
@@ -91,8 +89,9 @@ void close(Table *table) {
     if (table->id_scan != nullptr)
         index_endscan(table->id_scan);
     ExecDropSingleTupleTableSlot(table->found);
-    ExecDropSingleTupleTableSlot(table->newest);
-    ExecDropSingleTupleTableSlot(table->next);
+    for (TupleTableSlot *slot : {table->newest, table->next})
+        if (slot != nullptr)
+            ExecDropSingleTupleTableSlot(slot);
     for (Relation index : table->indexes)
         if (index != nullptr)
             index_close(index, NoLock);
@@ -112,6 +111,22 @@ Table *open_jobs() {
                 errmsg("the installed version of extension \"pgjobs\" is too old for its library"),
                 errhint("Run ALTER EXTENSION pgjobs UPDATE."));
     return jobs;
+}
+
+static TupleTableSlot *make_slot(Table *table, const TupleTableSlotOps *kind) {
+    return pg::in_context(table->context, [&] {
+        return MakeSingleTupleTableSlot(RelationGetDescr(table->relation), kind);
+    });
+}
+
+void need_newest(Table *table) {
+    if (table->newest == nullptr)
+        table->newest = make_slot(table, &TTSOpsBufferHeapTuple);
+}
+
+void need_next(Table *table) {
+    if (table->next == nullptr)
+        table->next = make_slot(table, &TTSOpsHeapTuple);
 }
 
 Relation index_at(Table *table, int i) {

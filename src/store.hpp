@@ -95,9 +95,9 @@ struct Table {
     int added_count;
     TupleTableSlot **slots; // for rows written together; made as needed
     TupleTableSlot *found;
-    TupleTableSlot *newest; // where a lock puts the version that it got
-    TupleTableSlot *next;
-    changes::Facts facts; // of `found`, if facts_known
+    TupleTableSlot *newest; // where a lock puts the version that it got; made as needed
+    TupleTableSlot *next;   // the version to be written; made as needed
+    changes::Facts facts;   // of `found`, if facts_known
     bool facts_known;
     BlockNumber blocks;    // it has so many at least
     IndexScanDesc id_scan; // stays open from look to look

@@ -11,6 +11,10 @@ bool push_snapshot();
 // 42704 if the extension was dropped while this waited for the lock.
 Relation open_relation(Oid oid, LOCKMODE mode);
 
+// The slots of which not every call has use.
+void need_newest(Table *table);
+void need_next(Table *table);
+
 // The index at this place of the layout, opened when it is first needed.
 Relation index_at(Table *table, int i);
 inline Relation index_by(Table *jobs, direct::By by) {

@@ -230,6 +230,7 @@ void insert(Table *table) {
         add(table, tuple);
         return;
     }
+    need_next(table);
     ExecForceStoreHeapTuple(tuple, table->next, false);
     ExecSimpleRelationInsert(table->info, table->estate, table->next);
     if (!is_written(table->next))
@@ -268,6 +269,7 @@ static void form_next(Table *table) {
         return heap_form_tuple(RelationGetDescr(table->relation), table->values, table->nulls);
     });
     tuple->t_tableOid = RelationGetRelid(table->relation);
+    need_next(table);
     ExecForceStoreHeapTuple(tuple, table->next, true); // which frees it
 }
 
