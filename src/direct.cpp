@@ -119,6 +119,34 @@ const Layout *layout_of_jobs(Relation jobs) {
     return &jobs_layout;
 }
 
+// By number of columns, made as needed.
+static TupleDesc job_shapes_cut[store::job_columns + 1];
+static MemoryContext shapes_context;
+static uint32 shapes_age; // `forgotten` when they were made
+
+// A column that was added with a default is not NULL where it is missing.
+static bool has_missing_values(TupleDesc shape) {
+    return shape->constr != nullptr && shape->constr->missing != nullptr;
+}
+
+TupleDesc shape_of_jobs(Relation jobs, int columns) {
+    TupleDesc whole = RelationGetDescr(jobs);
+    if (columns > store::job_columns || has_missing_values(whole))
+        return whole;
+    if (shapes_context == nullptr)
+        shapes_context =
+            AllocSetContextCreate(CacheMemoryContext, "pgjobs shapes", ALLOCSET_DEFAULT_SIZES);
+    if (shapes_age != forgotten) {
+        MemoryContextReset(shapes_context);
+        memset(job_shapes_cut, 0, sizeof(job_shapes_cut));
+        shapes_age = forgotten;
+    }
+    if (job_shapes_cut[columns] == nullptr)
+        job_shapes_cut[columns] =
+            pg::in_context(shapes_context, [&] { return pg::first_columns(whole, columns); });
+    return job_shapes_cut[columns];
+}
+
 static Layout leaf_layout;
 
 const Layout *layout_of_leaf(Relation leaf) {

@@ -25,6 +25,10 @@ struct Layout {
 const Layout *layout_of_jobs(Relation jobs);
 const Layout *layout_of_leaf(Relation leaf);
 
+// The row type of jobs with its first columns only: whatever is NULL behind them need not be in the
+// row. The table is open and its layout is direct.
+TupleDesc shape_of_jobs(Relation jobs, int columns);
+
 // Forgets what is known of the relation (InvalidOid: of all).
 void forget(Oid relation);
 

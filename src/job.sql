@@ -3,8 +3,9 @@
 CREATE SEQUENCE pgjobs.job_id_seq AS bigint;
 COMMENT ON SEQUENCE pgjobs.job_id_seq IS 'Ids of jobs, over all queues.';
 
--- What a claim writes stands together, before the payload: the log of an update has what lies
--- between the first and the last changed byte.
+-- The order counts. What a claim writes stands together, behind the payload: the log of an update has
+-- what lies between the first and the last changed byte. And what most jobs do not have comes last:
+-- rows end at their last value, so that theirs need no bitmap of NULLs.
 CREATE TABLE pgjobs.job (
     id bigint NOT NULL,
     due_at timestamptz NOT NULL,
@@ -14,19 +15,19 @@ CREATE TABLE pgjobs.job (
     stage smallint NOT NULL,
     priority smallint NOT NULL,
     waiting smallint NOT NULL,
+    payload jsonb NOT NULL,
     attempt integer NOT NULL,
     rev integer NOT NULL,
     token bigint,
     lease_expires_at timestamptz,
     started_at timestamptz,
-    hold_epoch bigint,
-    hold_session bigint,
     worker text,
     done_token bigint,
+    hold_epoch bigint,
+    hold_session bigint,
     expires_at timestamptz,
     fraction double precision,
     note text,
-    payload jsonb NOT NULL,
     headers jsonb,
     result jsonb,
     group_key text,

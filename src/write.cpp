@@ -219,12 +219,22 @@ static void set_defaults(Table *table) {
     }
 }
 
+// The row under construction. A job's ends at its last value.
+static HeapTuple form(Table *table) {
+    TupleDesc shape = RelationGetDescr(table->relation);
+    if (table->layout != nullptr && table->is_jobs) {
+        int count = shape->natts;
+        while (table->nulls[count - 1])
+            count--;
+        shape = direct::shape_of_jobs(table->relation, count);
+    }
+    return heap_form_tuple(shape, table->values, table->nulls);
+}
+
 void insert(Table *table) {
     if (table->layout == nullptr)
         set_defaults(table);
-    HeapTuple tuple = pg::in_context(table->context, [&] {
-        return heap_form_tuple(RelationGetDescr(table->relation), table->values, table->nulls);
-    });
+    HeapTuple tuple = pg::in_context(table->context, [&] { return form(table); });
     table->written = true;
     if (table->layout != nullptr) {
         add(table, tuple);
@@ -265,9 +275,7 @@ static void form_next(Table *table) {
             table->values[i] = table->found->tts_values[i];
             table->nulls[i] = table->found->tts_isnull[i];
         }
-    HeapTuple tuple = pg::in_context(table->context, [&] {
-        return heap_form_tuple(RelationGetDescr(table->relation), table->values, table->nulls);
-    });
+    HeapTuple tuple = pg::in_context(table->context, [&] { return form(table); });
     tuple->t_tableOid = RelationGetRelid(table->relation);
     need_next(table);
     ExecForceStoreHeapTuple(tuple, table->next, true); // which frees it

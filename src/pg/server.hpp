@@ -183,6 +183,14 @@ inline IndexScanDesc begin_index_scan(Relation heap, Relation index, Snapshot sn
 #endif
 }
 
+// A copy of the first columns of a row type, for forming rows that end there.
+inline TupleDesc first_columns(TupleDesc shape, int count) {
+    TupleDesc copy = CreateTemplateTupleDesc(count);
+    for (int i = 1; i <= count; i++)
+        TupleDescCopyEntry(copy, static_cast<AttrNumber>(i), shape, static_cast<AttrNumber>(i));
+    return copy;
+}
+
 // Whether heap_update() can be told not to wait. It returns TM_BeingModified then, as its comment
 // says, also for a locker who would not be in the way; but a server built with assertions forbids
 // it.
