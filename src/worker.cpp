@@ -21,7 +21,9 @@ constexpr int64 longest_backoff = 60 * USECS_PER_SEC;
 constexpr int64 longest_singly = USECS_PER_SEC; // jobs of a batch that failed, in one go
 constexpr int most_logged = 10;                 // of them, by name
 constexpr int64 notify_pause = 10 * 1000; // between two times: every listener wakes up for each
-constexpr int64 full_look = 60 * USECS_PER_SEC; // the lease list is checked against the table
+constexpr int64 between_checks = 60 * USECS_PER_SEC; // of the frontier
+constexpr int64 between_looks = 600 * USECS_PER_SEC; // at the table, whether the lease list is
+                                                     // right: that reads every open job
 
 struct Worker {
     Database *database;
@@ -339,7 +341,7 @@ static bool keep_history(Worker *worker) {
 // Only if something was claimed since the last time. Nobody is woken for it.
 static bool check_frontier(Worker *worker) {
     TimestampTz now = GetCurrentTimestamp();
-    if (now < worker->checked_at + full_look ||
+    if (now < worker->checked_at + between_checks ||
         pg_atomic_exchange_u32(&worker->database->claimed, 0) == 0)
         return true;
     worker->checked_at = now;
@@ -404,7 +406,7 @@ static void run_duties(Worker *worker) {
     TimestampTz now = GetCurrentTimestamp();
     if (now >= worker->leases_due) {
         pg_atomic_write_u32(&database->leases_lost, 1);
-        worker->leases_due = now + full_look;
+        worker->leases_due = now + between_looks;
     }
     look_for_prepared(worker);
 
