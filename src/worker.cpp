@@ -29,7 +29,7 @@ struct Worker {
     Database *database;
     uint32 epoch;                // of the extension when this worker began
     TimestampTz history_due;     // when the partitions are looked at next
-    TimestampTz checked_at;      // when the frontier was checked last
+    TimestampTz check_due;       // when the frontier may be checked next
     TimestampTz receipts_looked; // when the receipts were looked at last
     TimestampTz receipts_due;    // when they are to be looked at next
     TimestampTz leases_due;      // when the lease list is checked next
@@ -338,14 +338,17 @@ static bool keep_history(Worker *worker) {
     return done;
 }
 
-// Only if something was claimed since the last time. Nobody is woken for it.
+// Only if something was claimed since the last time, and seldom if it takes long: a snapshot that
+// somebody keeps open makes it walk over dead rows. Nobody is woken for it.
 static bool check_frontier(Worker *worker) {
+    constexpr int64 share = 200; // of the worker's time
     TimestampTz now = GetCurrentTimestamp();
-    if (now < worker->checked_at + between_checks ||
-        pg_atomic_exchange_u32(&worker->database->claimed, 0) == 0)
+    if (now < worker->check_due || pg_atomic_exchange_u32(&worker->database->claimed, 0) == 0)
         return true;
-    worker->checked_at = now;
-    return duty(&worker->backoff, "pgjobs: checking the frontier", check::check_frontier);
+    bool done = duty(&worker->backoff, "pgjobs: checking the frontier", check::check_frontier);
+    TimestampTz end = GetCurrentTimestamp();
+    worker->check_due = end + Max(between_checks, share * (end - now));
+    return done;
 }
 
 static bool rotate_receipts(Worker *worker) {
