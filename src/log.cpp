@@ -204,8 +204,8 @@ static void refuse_on_standby() {
                 errhint("Read on the primary, or query the table pgjobs.log as its owner."));
 }
 
-// The place, made if need be, with its lock held.
-static TopicEnd *lock_or_make_place(const Topic *topic) {
+// The place, made if need be, with its lock held; nullptr if all are taken.
+static TopicEnd *try_lock_place(const Topic *topic) {
     refuse_on_standby();
     for (;;) {
         TopicEnd *place = lock_place(topic->id);
@@ -223,8 +223,22 @@ static TopicEnd *lock_or_make_place(const Topic *topic) {
             return false;
         });
         if (!made)
-            no_place(topic);
+            return nullptr;
     }
+}
+
+static TopicEnd *lock_or_make_place(const Topic *topic) {
+    TopicEnd *place = try_lock_place(topic);
+    if (place == nullptr)
+        no_place(topic);
+    return place;
+}
+
+bool has_place(const Topic *topic) {
+    TopicEnd *place = try_lock_place(topic);
+    if (place != nullptr)
+        unlock(place);
+    return place != nullptr;
 }
 
 // ---- registering ----
@@ -446,6 +460,7 @@ struct Walk {
     int64 after; // visited up to here
     int64 limit;
     TransactionId holder;
+    TimestampTz held_since;
     bool stopped;
     bool (*visit)(const Message &, void *);
     void *argument;
@@ -463,6 +478,7 @@ static bool walk_segment(Walk *walk, int32 segment) {
         CHECK_FOR_INTERRUPTS();
         if (is_under_way(s.slot, dirty)) {
             walk->holder = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : GetTopTransactionId();
+            walk->held_since = DatumGetTimestampTz(column(s.slot, Line::published_at));
             walk->limit = position_of(s.slot) - 1;
             walk->stopped = true;
             break;
@@ -492,7 +508,7 @@ Reached scan(const Topic *topic, int64 after, const char *subscription,
         topic = look_again(topic);
     require_kept(topic, after, subscription);
     bool pushed = store::push_snapshot();
-    Walk walk = {after, limit.position, InvalidTransactionId, false, visit, argument};
+    Walk walk = {after, limit.position, InvalidTransactionId, 0, false, visit, argument};
     for (int i = first_segment(topic, after); !walk.stopped && i < topic->segment_count; i++)
         if (walk.after < walk.limit && !walk_segment(&walk, topic->segments[i].id)) {
             topic = look_again(topic);
@@ -501,7 +517,7 @@ Reached scan(const Topic *topic, int64 after, const char *subscription,
         }
     if (pushed)
         PopActiveSnapshot();
-    Reached reached = {Max(walk.limit, after), walk.holder};
+    Reached reached = {Max(walk.limit, after), walk.holder, walk.held_since};
     note_settled(topic, after, reached.position);
     return reached;
 }
@@ -509,6 +525,19 @@ Reached scan(const Topic *topic, int64 after, const char *subscription,
 Reached settle(const Topic *topic) {
     int64 from = Max(look_at_end(topic).settled, topic->pruned_to);
     return scan(topic, from, nullptr, [](const Message &) { return true; });
+}
+
+Lag lag_of(const Topic *topic, int64 place) {
+    Lag lag{};
+    bool any = false;
+    scan(topic, Max(place, topic->pruned_to), nullptr, [&](const Message &first) {
+        lag.since = first.published_at;
+        any = true;
+        return false;
+    });
+    if (any)
+        lag.messages = last_position(topic) - place;
+    return lag;
 }
 
 // ---- reading by time ----

@@ -52,6 +52,7 @@ struct Message {
 struct Reached {
     int64 position;
     TransactionId holder;
+    TimestampTz held_since; // when it published
 };
 
 // Visits the committed messages behind `after` in order, as long as `visit` says so. Raises 55000 if
@@ -70,6 +71,14 @@ Reached scan(const Topic *topic, int64 after, const char *subscription, F visit)
 // The last place that no transaction under way can put a message before.
 Reached settle(const Topic *topic);
 
+// How far a place is behind: positions behind it, 0 if no message is there, and when the first one
+// there was published. Messages that were dropped do not count.
+struct Lag {
+    int64 messages;
+    TimestampTz since;
+};
+Lag lag_of(const Topic *topic, int64 place);
+
 // The place before the first message published at or after `at`, committed or not.
 int64 place_before(const Topic *topic, TimestampTz at);
 
@@ -80,6 +89,9 @@ int64 last_position(const Topic *topic);
 // From now on, who publishes calls the worker to deliver.
 void set_fed(const Topic *topic);
 bool is_fed(int32 topic); // for callbacks
+
+// Whether the topic has a place in shared memory, or has got one.
+bool has_place(const Topic *topic);
 
 // ---- segments ----
 

@@ -377,13 +377,11 @@ PGJOBS_FUNCTION(_lag) {
     Datum values[2] = {};
     bool nulls[2] = {true, true};
     if (topic != nullptr && !RecoveryInProgress() && has_right(topic, monitor | Right::subscribe | own)) {
+        log::Lag lag = log::lag_of(topic, place);
+        values[0] = Int64GetDatum(lag.messages);
+        values[1] = TimestampTzGetDatum(lag.since);
         nulls[0] = false;
-        log::scan(topic, Max(place, topic->pruned_to), nullptr, [&](const log::Message &first) {
-            values[1] = TimestampTzGetDatum(first.published_at);
-            nulls[1] = false;
-            return false;
-        });
-        values[0] = Int64GetDatum(nulls[1] ? 0 : log::last_position(topic) - place);
+        nulls[1] = lag.messages == 0;
     }
     PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls)));
 }

@@ -154,6 +154,7 @@ PGJOBS_FUNCTION(create_topic) {
                 pg::value(PG_GETARG_DATUM(1)));
         make_sequence(id);
         make_segment(id, retention, 1, GetCurrentTimestamp());
+        log::last_position(find_topic(id)); // there must be a place for it
         acl::grant(acl::topics, id, creator, all_topic_rights);
     });
     PG_RETURN_VOID();
@@ -330,8 +331,8 @@ int64 keep(TimestampTz now, TimestampTz *next) {
     int64 dropped = 0;
     for (int i = 0; i < topics.count; i++) {
         const Topic *topic = find_topic(topics.ids[i]);
-        if (topic == nullptr)
-            continue;
+        if (topic == nullptr || !log::has_place(topic))
+            continue; // health() says so
         own_sequence(topic->id);
         rotate(topic, now, next);
         dropped += drop_old(topic, now, next);
