@@ -171,10 +171,10 @@ static Datum make_origin(const Topic *topic, const log::Message &message) {
     position.type = jbvNumeric;
     position.val.numeric = int64_to_numeric(message.position);
     push(&state, "position", position);
-    if (message.key != 0)
-        push(&state, "key",
-             string_value(VARDATA_ANY(DatumGetPointer(message.key)),
-                          static_cast<int>(VARSIZE_ANY_EXHDR(DatumGetPointer(message.key)))));
+    if (message.key != 0) {
+        text *key = DatumGetTextPP(message.key); // long ones are stored compressed
+        push(&state, "key", string_value(VARDATA_ANY(key), static_cast<int>(VARSIZE_ANY_EXHDR(key))));
+    }
     char at[MAXDATELEN + 1];
     int zone = 0;
     JsonEncodeDateTime(at, TimestampTzGetDatum(message.published_at), TIMESTAMPTZOID, &zone);

@@ -621,6 +621,8 @@ bool is_fed(int32 topic) {
 
 void move_to(int32 topic, int32 segment, Oid leaf, int64 span) {
     for_places(MyDatabaseId, topic, [&](TopicEnd *place) {
+        if (place->rotate_at != never)
+            place->rotate_at += span - place->span;
         place->span = span;
         if (segment <= place->segment)
             return;
