@@ -163,9 +163,10 @@ static const char *names_of(int32 rights) {
     for (Right right : every_right)
         if ((rights & right) != 0) {
             rights &= ~right;
-            appendStringInfo(&names, "%s%s", names.len == 0  ? ""
-                                             : rights == 0 ? " or "
-                                                           : ", ",
+            appendStringInfo(&names, "%s%s",
+                             names.len == 0 ? ""
+                             : rights == 0  ? " or "
+                                            : ", ",
                              right_name(right));
         }
     return names.data;

@@ -27,7 +27,9 @@ static Datum column(TupleTableSlot *slot, Line line) {
     return null ? 0 : datum;
 }
 
-static int64 position_of(TupleTableSlot *slot) { return DatumGetInt64(column(slot, Line::position)); }
+static int64 position_of(TupleTableSlot *slot) {
+    return DatumGetInt64(column(slot, Line::position));
+}
 
 // A scan of one segment by position.
 struct Segments {
@@ -154,7 +156,7 @@ static TopicEnd read_end(const Topic *topic) {
     end.topic = topic->id;
     end.database = MyDatabaseId;
     end.log = relations()->log;
-    end.next = topic->pruned_to + 1;
+    int64 next = topic->pruned_to + 1;
     end.rotate_at = never;
     end.span = span_of(topic->retention);
     end.fed = has_feed(topic->id);
@@ -164,18 +166,18 @@ static TopicEnd read_end(const Topic *topic) {
         if (newest) {
             end.segment = topic->segments[i].id;
             end.leaf = leaf_of(end.segment);
-            end.next = Max(end.next, topic->segments[i].floor);
+            next = Max(next, topic->segments[i].floor);
         }
         if (!row.found)
             continue;
-        end.next = Max(end.next, row.position + 1);
+        next = Max(next, row.position + 1);
         end.latest = row.published_at;
         if (newest) // it may have been written to since long
             end.rotate_at = any_row(end.segment, 0, ForwardScanDirection).published_at + end.span;
         break;
     }
-    end.end = end.next;
-    end.settled = has_prepared() ? 0 : end.next - 1;
+    end.positions = {next, next};
+    end.settled = has_prepared() ? 0 : next - 1;
     return end;
 }
 
@@ -267,13 +269,13 @@ struct Range {
 
 // Positions for `count` messages, registered; false if a new block is needed. `place` is locked.
 static bool take(TopicEnd *place, int count, TimestampTz now, Range *range) {
-    if (place->end - place->next < count)
+    int64_t first;
+    if (!core::take(&place->positions, count, &first))
         return false;
     place->latest = Max(place->latest, now);
     if (place->rotate_at == never)
         place->rotate_at = place->latest + place->span;
-    *range = {place->next, place->latest, place->rotate_at, place->segment, place->leaf};
-    place->next += count;
+    *range = {first, place->latest, place->rotate_at, place->segment, place->leaf};
     place->publishers++;
     *mine() = {static_cast<int32>(place - topic_ends) + 1, range->first};
     return true;
@@ -305,14 +307,6 @@ static int64 next_block(const Topic *topic) {
     return first;
 }
 
-// Blocks of two processes may come in either order: what lies before the end is given up.
-static void add_block(TopicEnd *place, int64 first) {
-    if (first > place->end)
-        place->next = first;
-    if (first >= place->end)
-        place->end = first + block;
-}
-
 static Range take_positions(const Topic *topic, int count) {
     if (mine()->place != 0)
         ereport(ERROR, errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
@@ -329,7 +323,7 @@ static Range take_positions(const Topic *topic, int count) {
             return range;
         int64 first = next_block(topic);
         place = lock_or_make_place(topic);
-        add_block(place, first);
+        core::add_block(&place->positions, first, block);
         unlock(place);
     }
 }
@@ -379,16 +373,12 @@ void append(const Topic *topic, const Draft *drafts, int count, int64 *positions
 
 // ---- reading ----
 
-// All positions up to the limit have their rows, or never will. `place` is locked.
+// Every position up to here has its row, or never will. `place` is locked.
 static int64 limit_of(TopicEnd *place) {
-    int64 limit = place->next - 1;
-    if (place->publishers == 0)
-        return limit;
     auto number = static_cast<int32>(place - topic_ends) + 1;
-    for (int i = 0; i < shared->procs; i++)
-        if (publishers[i].place == number)
-            limit = Min(limit, publishers[i].lowest - 1);
-    return limit;
+    return core::limit_of(place->positions, place->publishers > 0 ? shared->procs : 0, [&](int i) {
+        return publishers[i].place == number ? publishers[i].lowest : PG_INT64_MAX;
+    });
 }
 
 struct Limit {
@@ -405,6 +395,13 @@ static Limit look_at_end(const Topic *topic) {
 }
 
 int64 last_position(const Topic *topic) { return look_at_end(topic).position; }
+
+int64 next_position(const Topic *topic) {
+    TopicEnd *place = lock_or_make_place(topic);
+    int64 next = place->positions.next;
+    unlock(place);
+    return next;
+}
 
 static void require_kept(const Topic *topic, int64 after, const char *subscription) {
     if (after >= topic->pruned_to)
@@ -434,13 +431,9 @@ static const Topic *look_again(const Topic *topic) {
     return now;
 }
 
-// The first segment that may have messages behind `after`. One has messages above its successor's
-// floor if they were published while that was made, so it is not passed over.
 static int first_segment(const Topic *topic, int64 after) {
-    int first = 0;
-    while (first + 1 < topic->segment_count && topic->segments[first + 1].floor <= after)
-        first++;
-    return Max(first - 1, 0);
+    return core::first_segment(topic->segment_count, after,
+                               [&](int i) { return topic->segments[i].floor; });
 }
 
 static bool is_under_way(TupleTableSlot *slot, const SnapshotData &dirty) {

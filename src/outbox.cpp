@@ -29,7 +29,8 @@ void add(int32 topic, const char *key, const char *json) {
 // Errors may hold what is not for everybody: only the word that they begin with, up to a colon, is
 // published, as in "TimeoutError: ...".
 static const char *error_class(const char *error) {
-    size_t length = strspn(error, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.");
+    size_t length =
+        strspn(error, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.");
     bool word = length > 0 && length <= 64 && (error[length] == ':' || error[length] == '\0');
     return word ? pnstrdup(error, length) : "error";
 }

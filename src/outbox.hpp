@@ -1,6 +1,6 @@
 // What a transaction publishes when it ends: the events of queues with an events_topic, and what
-// other rooms add. It is written together, just before the commit, so that readers of the topic wait
-// for this transaction as short as can be. What a savepoint undoes is not published.
+// other rooms add. It is written together, just before the commit, so that readers of the topic
+// wait for this transaction as short as can be. What a savepoint undoes is not published.
 #pragma once
 
 #include "shared.hpp"

@@ -151,10 +151,9 @@ static void lock_tables() {
     if (RecoveryInProgress() || !OidIsValid(extension) || !pg::owns_extension(extension) ||
         !extension_exists())
         return;
-    static const char *const names[] = {"job",       "history",      "receipt_0", "receipt_1",
-                                        "receipt_2", "log",          "topic",     "segment",
-                                        "topic_acl", "subscription", "feed",      "queue",
-                                        "stage",     "acl",          "home"};
+    static const char *const names[] = {"job",  "history", "receipt_0", "receipt_1", "receipt_2",
+                                        "log",  "topic",   "segment",   "topic_acl", "subscription",
+                                        "feed", "queue",   "stage",     "acl",       "home"};
     Oid tables[lengthof(names)];
     for (size_t i = 0; i < lengthof(names); i++)
         tables[i] = get_relname_relid(names[i], relations()->schema);

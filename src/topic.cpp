@@ -38,7 +38,8 @@ static void own_sequence(int32 topic) {
 static void make_sequence(int32 topic) {
     char name[NAMEDATALEN];
     log::sequence_name(topic, name);
-    pg::run_utility(psprintf("CREATE SEQUENCE pgjobs.%s INCREMENT BY " INT64_FORMAT, name, log::block));
+    pg::run_utility(
+        psprintf("CREATE SEQUENCE pgjobs.%s INCREMENT BY " INT64_FORMAT, name, log::block));
     own_sequence(topic);
 }
 
@@ -82,8 +83,8 @@ static constinit pg::Statement insert_segment{
     nullptr};
 
 // ATTACH takes SHARE UPDATE EXCLUSIVE on the parent: neither readers nor writers wait. Taken first,
-// it also keeps two makers apart. Rows are never updated, so pages are filled and there is nothing to
-// vacuum.
+// it also keeps two makers apart. Rows are never updated, so pages are filled and there is nothing
+// to vacuum.
 static Oid make_table(int32 segment) {
     LockRelationOid(relations()->log, ShareUpdateExclusiveLock);
     char name[NAMEDATALEN];
@@ -175,9 +176,8 @@ PGJOBS_FUNCTION(alter_topic) {
     const Topic *topic = owned_topic(fcinfo, "pgjobs.alter_topic()");
     if (retention == 0)
         PG_RETURN_VOID();
-    pg::as_owner([&] {
-        pg::run(&update_topic, pg::value(topic->id), pg::value(PG_GETARG_DATUM(1)));
-    });
+    pg::as_owner(
+        [&] { pg::run(&update_topic, pg::value(topic->id), pg::value(PG_GETARG_DATUM(1))); });
     const Segment &newest = topic->segments[topic->segment_count - 1];
     changes::segment_made(topic->id, newest.id, InvalidOid, log::span_of(retention));
     changes::due_at(GetCurrentTimestamp());
@@ -322,7 +322,7 @@ static void rotate(const Topic *topic, TimestampTz now, TimestampTz *next) {
         *next = Min(*next, rotate_at);
         return;
     }
-    make_segment(topic->id, topic->retention, log::last_position(topic) + 1, now);
+    make_segment(topic->id, topic->retention, log::next_position(topic), now);
     *next = Min(*next, now + topic->retention);
 }
 
@@ -361,8 +361,7 @@ PGJOBS_FUNCTION(_topic_figures) {
         elog(ERROR, "return type must be a row type");
     Datum values[3] = {};
     bool nulls[3] = {true, true, true};
-    if (topic != nullptr && !RecoveryInProgress() &&
-        has_right(topic, monitor | subscribe | own)) {
+    if (topic != nullptr && !RecoveryInProgress() && has_right(topic, monitor | subscribe | own)) {
         values[0] = Int64GetDatum(log::last_position(topic));
         nulls[0] = false;
         log::scan(topic, topic->pruned_to, nullptr, [&](const log::Message &first) {

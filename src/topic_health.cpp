@@ -31,10 +31,10 @@ static void check_publishers(FunctionCallInfo fcinfo, const acl::Visible &topics
         log::Reached reached = log::settle(topic);
         if (TransactionIdIsValid(reached.holder) && now - reached.held_since > long_published &&
             detail == nullptr)
-            detail = psprintf("%s has published to topic \"%s\" %s ago and not ended: nobody reads "
-                              "what came after",
-                              holder(reached.holder), topic->name,
-                              in_words(now - reached.held_since));
+            detail =
+                psprintf("%s has published to topic \"%s\" %s ago and not ended: nobody reads "
+                         "what came after",
+                         holder(reached.holder), topic->name, in_words(now - reached.held_since));
     }
     if (placeless > 0)
         detail = psprintf("%d topics have no place in shared memory and cannot be used; raise "
@@ -66,8 +66,7 @@ static void check_readers(FunctionCallInfo fcinfo, TimestampTz now) {
     for (int i = 0; i < readers.count && fault == nullptr; i++)
         fault = fault_of(readers.list[i], now);
     report(fcinfo, "subscriptions", fault == nullptr,
-           fault != nullptr ? fault
-                            : psprintf("%d, none has missed a message", readers.count));
+           fault != nullptr ? fault : psprintf("%d, none has missed a message", readers.count));
 }
 
 void check_topics(FunctionCallInfo fcinfo, TimestampTz now) {

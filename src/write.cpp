@@ -122,7 +122,8 @@ void flush(Table *table) {
             write_together(table);
     });
     for (int i = 0; i < table->layout->index_count; i++) {
-        if (table->kind != Kind::jobs || i == static_cast<int>(By::id) || i == static_cast<int>(By::due))
+        if (table->kind != Kind::jobs || i == static_cast<int>(By::id) ||
+            i == static_cast<int>(By::due))
             aim_at_end(table, i);
         for (int row = 0; row < table->added_count; row++) {
             const Added *added = &table->added[row];
