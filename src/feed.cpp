@@ -212,11 +212,12 @@ static Delivered deliver_one(const Feed &feed, TimestampTz now) {
     if (queue == nullptr || topic == nullptr)
         return delivered;
     life::lock_queue(queue);
+    log::set_fed(topic); // a prepared transaction may have subscribed before the server's start
     MemoryContext scratch =
         AllocSetContextCreate(CurrentMemoryContext, "pgjobs message", ALLOCSET_DEFAULT_SIZES);
     int visited = 0;
     log::Reached reached = store::with_jobs([&](store::Table *jobs) {
-        return log::scan(topic, feed.position, nullptr, [&](const log::Message &message) {
+        return log::scan(topic, feed.position, log::raise_gap, [&](const log::Message &message) {
             if (matches(message.key, feed.pattern)) {
                 pg::in_context(scratch, [&] {
                     life::NewJob job{queue,

@@ -9,6 +9,7 @@
 #include "pg/function.hpp"
 #include "prepared.hpp"
 #include "settings.hpp"
+#include "topic.hpp"
 #include "wait.hpp"
 
 namespace pgjobs::presence {
@@ -146,6 +147,7 @@ static bool drops_extension(Node *statement) {
 // DROP EXTENSION locks the tables in an order of its own, while sessions at work hold some of them
 // and want others: a deadlock. So all are locked here first, waiting for one only while no other is
 // held. Jobs come first: every session that wants to do something waits there.
+// In a restored copy nothing says yet that the sequences of topics go, too.
 static void lock_tables() {
     Oid extension = get_extension_oid("pgjobs", true);
     if (RecoveryInProgress() || !OidIsValid(extension) || !pg::owns_extension(extension) ||
@@ -165,8 +167,10 @@ static void lock_tables() {
                ConditionalLockRelationOid(tables[locked], AccessExclusiveLock))
             locked++;
         UnlockRelationOid(tables[in_the_way], AccessExclusiveLock); // is held twice, if all are
-        if (locked == lengthof(names))
+        if (locked == lengthof(names)) {
+            topic::own_sequences();
             return;
+        }
         for (size_t i = 0; i < locked; i++)
             UnlockRelationOid(tables[i], AccessExclusiveLock);
         in_the_way = locked;

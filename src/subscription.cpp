@@ -227,7 +227,7 @@ PGJOBS_FUNCTION(receive) {
     if (!is_leased(reader.subscription, GetCurrentTimestamp())) {
         int64 token = life::random_token();
         int64 count = 0;
-        log::scan(reader.topic, reader.subscription.position, reader.subscription.name,
+        log::scan(reader.topic, reader.subscription.position, {false, reader.subscription.name},
                   [&](const log::Message &message) {
                       message::return_one(fcinfo, reader.topic, message, token);
                       last = message.position;
@@ -337,7 +337,7 @@ static bool has_message(int32 id) {
         return false;
     }
     bool any = false;
-    log::scan(topic, subscription.position, subscription.name, [&](const log::Message &) {
+    log::scan(topic, subscription.position, {false, subscription.name}, [&](const log::Message &) {
         any = true;
         return false;
     });

@@ -154,6 +154,7 @@ PGJOBS_FUNCTION(create_topic) {
         pg::run(&insert_topic, pg::value(id), pg::value(name), pg::value(home),
                 pg::value(PG_GETARG_DATUM(1)));
         make_sequence(id);
+        changes::topic_made(id);
         make_segment(id, retention, 1, GetCurrentTimestamp());
         log::last_position(find_topic(id)); // there must be a place for it
         acl::grant(acl::topics, id, creator, all_topic_rights);
@@ -314,9 +315,12 @@ static int64 drop_old(const Topic *topic, TimestampTz now, TimestampTz *next) {
     return dropped;
 }
 
+// Publishers go to the newest segment as soon as who made it has committed. It cannot have a
+// successor before: in between, they would write above that one's floor, two segments back.
 static void rotate(const Topic *topic, TimestampTz now, TimestampTz *next) {
     TimestampTz rotate_at;
-    if (!log::is_written(topic, &rotate_at))
+    if (!log::is_written(topic, &rotate_at) ||
+        !log::is_current(topic, topic->segments[topic->segment_count - 1].id))
         return;
     if (rotate_at > now) {
         *next = Min(*next, rotate_at);
@@ -364,7 +368,7 @@ PGJOBS_FUNCTION(_topic_figures) {
     if (topic != nullptr && !RecoveryInProgress() && has_right(topic, monitor | subscribe | own)) {
         values[0] = Int64GetDatum(log::last_position(topic));
         nulls[0] = false;
-        log::scan(topic, topic->pruned_to, nullptr, [&](const log::Message &first) {
+        log::scan(topic, 0, log::pass_gap, [&](const log::Message &first) {
             values[1] = Int64GetDatum(first.position);
             values[2] = TimestampTzGetDatum(first.published_at);
             nulls[1] = nulls[2] = false;
