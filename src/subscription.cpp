@@ -373,7 +373,7 @@ PGJOBS_FUNCTION(_lag) {
     Datum values[2] = {};
     bool nulls[2] = {true, true};
     if (topic != nullptr && !RecoveryInProgress() &&
-        has_right(topic, monitor | Right::subscribe | own)) {
+        has_right(topic, monitor | Right::subscribe | own) && log::has_place(topic)) {
         log::Lag lag = log::lag_of(topic, place);
         values[0] = Int64GetDatum(lag.messages);
         values[1] = TimestampTzGetDatum(lag.since);

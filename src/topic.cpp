@@ -365,7 +365,8 @@ PGJOBS_FUNCTION(_topic_figures) {
         elog(ERROR, "return type must be a row type");
     Datum values[3] = {};
     bool nulls[3] = {true, true, true};
-    if (topic != nullptr && !RecoveryInProgress() && has_right(topic, monitor | subscribe | own)) {
+    if (topic != nullptr && !RecoveryInProgress() && has_right(topic, monitor | subscribe | own) &&
+        log::has_place(topic)) {
         values[0] = Int64GetDatum(log::last_position(topic));
         nulls[0] = false;
         log::scan(topic, 0, log::pass_gap, [&](const log::Message &first) {
