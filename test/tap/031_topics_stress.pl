@@ -14,7 +14,7 @@ use Pgjobs;
 my $messages = $ENV{PGJOBS_STRESS_MESSAGES} // 60_000;
 my $limit = $ENV{PGJOBS_STRESS_P99} // 1000; # a machine that does other things
 my $writers = 14;  # and two that prepare
-my $batch = $messages > 200_000 ? 60 : 3;
+my $batch = 3; # on average; the delays between make a rate that eight readers keep up with
 my $seed = $ENV{PGJOBS_STRESS_SEED} // int(rand(2**31));
 diag("PGJOBS_STRESS_SEED=$seed");
 
@@ -130,7 +130,7 @@ srand($seed);
 for my $writer (15, 16) {
     my $n = 0;
     my $sql = '';
-    while ($n < $messages / 16 / ($batch > 20 ? 4 : 1)) {
+    while ($n < $messages / 16) {
         my $more = 1 + int(rand(2 * $batch));
         my $key = "writer $writer";
         my $values = join ',', map { "[$writer,$_]" } $n + 1 .. $n + $more;
