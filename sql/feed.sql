@@ -121,7 +121,6 @@ SELECT pgjobs.publish('kept', '1') IS NOT NULL AS published;
 SELECT pg_temp.jobs('idle') IS NOT NULL AS delivered;
 -- As if it had not been.
 BEGIN;
-LOCK TABLE pgjobs.feed IN SHARE UPDATE EXCLUSIVE MODE; -- the worker does not come in between
 UPDATE pgjobs.feed SET position = 0 WHERE topic_id = (SELECT id FROM pgjobs.topic WHERE name = 'kept');
 SELECT pgjobs._keep_topics(clock_timestamp() + '1 hour'), pgjobs._keep_topics(clock_timestamp() + '2 hours');
 SELECT segments, pruned_to FROM pgjobs.topics WHERE name = 'kept';

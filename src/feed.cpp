@@ -247,7 +247,8 @@ static Delivered deliver_one(const Feed &feed, TimestampTz now) {
 
 int64 deliver(TimestampTz now, bool *more, TimestampTz *) {
     static int32 last; // the feed that had its turn last
-    LockRelationOid(get_relname_relid("feed", relations()->schema), ShareUpdateExclusiveLock);
+    // One at a time. Not a lock of the table: a busy worker would keep VACUUM away from it.
+    LockDatabaseObject(get_relname_relid("feed", relations()->schema), InvalidOid, 0, ExclusiveLock);
     Feeds feeds = read_feeds(last);
     int64 ids[most_feeds];
     for (int i = 0; i < feeds.count; i++)

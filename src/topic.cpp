@@ -69,6 +69,7 @@ void own_sequences() {
         for (int i = 0; i < topics.count; i++)
             own_sequence(topics.ids[i]);
     });
+    CommandCounterIncrement(); // whatever is dropped next sees it
 }
 
 // ---- segments ----
