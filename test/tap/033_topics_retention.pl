@@ -93,7 +93,7 @@ holds('pg_dump',
         }
         close($writer);
         $dump = [ $pid, $reader ];
-        wait_until(sub { run(q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_dump' AND query ~ '^COPY' AND wait_event = 'ClientWrite'}) == 1 }) or fail('pg_dump does not wait');
+        wait_until(sub { run(q{SELECT count(*) FROM pg_stat_activity WHERE query ~ '^COPY' AND wait_event = 'ClientWrite'}) == 1 }) or fail('pg_dump does not wait');
     },
     sub {
         my $reader = $dump->[1];
