@@ -26,7 +26,7 @@ my $node = new_server('stress', conf => qq{
     max_connections = 60
     log_statement = none
 });
-sub run { return $node->safe_psql('postgres', $_[0]) }
+sub run { return $node->safe_psql('postgres', "SET enable_nestloop = off;\n$_[0]") }
 run(q{
     SELECT pgjobs.create_topic('t', retention => '8 seconds');
     SELECT pgjobs.create_queue('fed'), pgjobs.create_queue('some', retention => '0');
