@@ -27,21 +27,6 @@ static void begin() {
         pending.jobs = relations()->job;
 }
 
-template <class T> static T *append(Entries<T> *entries) {
-    if (entries->count == entries->space) {
-        int space = entries->space == 0 ? 16 : entries->space * 2;
-        Size size = sizeof(T) * space;
-        entries->data = static_cast<T *>(entries->data == nullptr
-                                             ? MemoryContextAllocHuge(TopTransactionContext, size)
-                                             : repalloc_huge(entries->data, size));
-        entries->space = space;
-    }
-    T *entry = &entries->data[entries->count++];
-    *entry = {};
-    entry->level = GetCurrentTransactionNestLevel();
-    return entry;
-}
-
 static void set(Mark *mark) {
     if (mark->level == 0)
         mark->level = GetCurrentTransactionNestLevel();
@@ -342,6 +327,13 @@ void rescan_databases() {
     begin();
     set(&pending.rescan);
 }
+
+void rules_changed() {
+    begin();
+    set(&pending.rules);
+}
+
+void rows_touched() { begin(); }
 
 void extension_dropped() {
     begin();

@@ -17,9 +17,22 @@ constexpr int64 baton = 50 * 1000;
 
 // ---- waking; under the waiters lock ----
 
-static bool matches(const Waiter *waiter, Oid database, int32 queue, int16 stage) {
-    return waiter->database == database && waiter->job == 0 && waiter->queue == queue &&
-           (stage == 0 || waiter->stage == 0 || waiter->stage == stage);
+// What there is to do: a stage of a queue (0: any), or of an attached table.
+struct Call {
+    Oid database;
+    Oid table;
+    int32 queue;
+    int16 stage;
+};
+
+static bool matches(const Waiter *waiter, const Call &call) {
+    return waiter->database == call.database && waiter->job == 0 && waiter->queue == call.queue &&
+           waiter->table == call.table &&
+           (call.stage == 0 || waiter->stage == 0 || waiter->stage == call.stage);
+}
+
+static Call call_for(const Waiter *waiter) {
+    return {waiter->database, waiter->table, waiter->queue, waiter->stage};
 }
 
 static void wake(Waiter *waiter) {
@@ -28,26 +41,34 @@ static void wake(Waiter *waiter) {
 }
 
 // The longest waiting one that has not been woken yet, or nullptr.
-static Waiter *next_waiter(Oid database, int32 queue, int16 stage) {
+static Waiter *next_waiter(const Call &call) {
     Waiter *next = nullptr;
     for (int i = 0; i < shared->procs; i++) {
         Waiter *waiter = &waiters[i];
-        if (matches(waiter, database, queue, stage) && !waiter->woken &&
+        if (matches(waiter, call) && !waiter->woken &&
             (next == nullptr || waiter->ticket < next->ticket))
             next = waiter;
     }
     return next;
 }
 
-void wake_some(Oid database, int32 queue, int16 stage, int64 count) {
+static void wake_some(const Call &call, int64 count) {
     LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
     for (; count > 0; count--) {
-        Waiter *waiter = next_waiter(database, queue, stage);
+        Waiter *waiter = next_waiter(call);
         if (waiter == nullptr)
             break;
         wake(waiter);
     }
     LWLockRelease(shared->waiters_lock);
+}
+
+void wake_some(Oid database, int32 queue, int16 stage, int64 count) {
+    wake_some({database, InvalidOid, queue, stage}, count);
+}
+
+void wake_rows(Oid database, Oid table, int16 stage, int64 count) {
+    wake_some({database, table, 0, stage}, count);
 }
 
 void wake_awaiting(Oid database, int64 job) {
@@ -75,7 +96,7 @@ static Waiter *mine() { return &waiters[pg::my_procno()]; }
 
 static void leave_at_exit(int, Datum) { leave(); }
 
-static Database *enter(int32 queue, int16 stage, int64 job) {
+static Database *enter(const Wish &wish) {
     Database *database = this_database();
     if (database == nullptr)
         ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -86,8 +107,10 @@ static Database *enter(int32 queue, int16 stage, int64 job) {
         exit_watched = true;
     }
     uint64 ticket = pg_atomic_fetch_add_u64(&shared->tickets, 1);
-    pg::locked(shared->waiters_lock, LW_EXCLUSIVE,
-               [&] { *mine() = {database->oid, queue, stage, false, job, ticket, never}; });
+    pg::locked(shared->waiters_lock, LW_EXCLUSIVE, [&] {
+        *mine() = {database->oid, wish.queue, wish.stage, false,
+                   wish.job,      ticket,     never,      wish.table};
+    });
     waiting_in = database;
     pg_atomic_fetch_add_u32(&database->waiters, 1);
     return database;
@@ -100,7 +123,7 @@ void leave() {
     LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
     Waiter *waiter = mine();
     if (waiter->woken && waiter->job == 0) {
-        Waiter *next = next_waiter(waiter->database, waiter->queue, waiter->stage);
+        Waiter *next = next_waiter(call_for(waiter));
         if (next != nullptr)
             wake(next);
     }
@@ -118,8 +141,8 @@ static void pass_baton() {
     Waiter *next = nullptr;
     for (int i = 0; i < shared->procs; i++) {
         Waiter *other = &waiters[i];
-        if (other != waiter && matches(other, waiter->database, waiter->queue, waiter->stage) &&
-            !other->woken && (next == nullptr || other->ticket < next->ticket))
+        if (other != waiter && matches(other, call_for(waiter)) && !other->woken &&
+            (next == nullptr || other->ticket < next->ticket))
             next = other;
     }
     if (next != nullptr && next->check == never) {
@@ -186,7 +209,7 @@ static bool sleep_until_called(const Database *database, uint32 epoch, Timestamp
 }
 
 // These procedures commit, then sleep: they must not commit anybody's work.
-static void refuse_inside_transaction(FunctionCallInfo fcinfo, const char *procedure) {
+void refuse_inside_transaction(FunctionCallInfo fcinfo, const char *procedure) {
     auto *context = reinterpret_cast<CallContext *>(fcinfo->context);
     bool atomic = context == nullptr || !IsA(context, CallContext) || context->atomic;
     if (atomic)
@@ -199,27 +222,50 @@ static void refuse_inside_transaction(FunctionCallInfo fcinfo, const char *proce
                 errdetail("It would commit that work."), errhint("Commit your work first."));
 }
 
-static TimestampTz deadline_of(FunctionCallInfo fcinfo, int argument) {
+TimestampTz deadline_of(FunctionCallInfo fcinfo, int argument) {
     return GetCurrentTimestamp() + pg::required_interval(fcinfo, argument, "timeout", 0);
 }
 
-static Datum return_record(FunctionCallInfo fcinfo, Datum *values, bool *nulls) {
+Datum return_record(FunctionCallInfo fcinfo, Datum *values, bool *nulls) {
     TupleDesc shape;
     if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)
         elog(ERROR, "return type must be a row type");
     return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls));
 }
 
-// ---- wait ----
+constexpr int64 doubt = USECS_PER_SEC; // how soon look_again_soon is
 
-// Somebody has a ready job and may give it back without a word: looked at again after this time.
-constexpr int64 doubt = USECS_PER_SEC;
-
-static void look_again_soon() {
+void look_again_soon() {
     TimestampTz soon = GetCurrentTimestamp() + doubt;
     pg::locked(shared->waiters_lock, LW_EXCLUSIVE,
                [&] { mine()->check = Min(mine()->check, soon); });
 }
+
+// If the client has gone, somebody else must take the work.
+static void check_client() {
+    if (MyProcPort == nullptr || pq_check_connection())
+        return;
+    pg::locked(shared->waiters_lock, LW_EXCLUSIVE, [] { mine()->woken = true; });
+    ereport(ERROR, errcode(ERRCODE_CONNECTION_FAILURE), errmsg("the client has gone"));
+}
+
+bool wait_for(const Wish &wish, TimestampTz deadline, bool (*ready)(void *), void *argument) {
+    Database *database = enter(wish);
+    uint32 epoch = pg_atomic_read_u32(&database->epoch);
+    bool answer = ready(argument);
+    while (!answer && sleep_until_called(database, epoch, deadline))
+        answer = ready(argument);
+    if (!answer)
+        answer = ready(argument); // what came in the last moment
+    if (answer && wish.job == 0) {
+        check_client();
+        pass_baton();
+    }
+    leave();
+    return answer;
+}
+
+// ---- wait ----
 
 static bool queue_has_work(int32 id, int16 stage) {
     AcceptInvalidationMessages(); // the transaction began before the sleep, not after it
@@ -241,14 +287,6 @@ static bool queue_has_work(int32 id, int16 stage) {
     return false;
 }
 
-// If the client has gone, somebody else must take the work.
-static void check_client() {
-    if (MyProcPort == nullptr || pq_check_connection())
-        return;
-    pg::locked(shared->waiters_lock, LW_EXCLUSIVE, [] { mine()->woken = true; });
-    ereport(ERROR, errcode(ERRCODE_CONNECTION_FAILURE), errmsg("the client has gone"));
-}
-
 // pgjobs.wait(queue, timeout, INOUT ready, stage)
 PGJOBS_FUNCTION(wait) {
     char *name = pg::required_string(fcinfo, 0, "queue");
@@ -262,18 +300,10 @@ PGJOBS_FUNCTION(wait) {
     int32 id = queue->id;
 
     SPI_connect_ext(SPI_OPT_NONATOMIC);
-    Database *database = enter(id, number, 0);
-    uint32 epoch = pg_atomic_read_u32(&database->epoch);
-    bool ready = queue_has_work(id, number);
-    while (!ready && sleep_until_called(database, epoch, deadline))
-        ready = queue_has_work(id, number);
-    if (!ready)
-        ready = queue_has_work(id, number); // what came in the last moment
-    if (ready) {
-        check_client();
-        pass_baton();
-    }
-    leave();
+    Wish wish{};
+    wish.queue = id;
+    wish.stage = number;
+    bool ready = wait_for(wish, deadline, [&] { return queue_has_work(id, number); });
     SPI_finish();
 
     Datum value = BoolGetDatum(ready);
@@ -335,14 +365,14 @@ PGJOBS_FUNCTION(await) {
 
     MemoryContext caller = CurrentMemoryContext;
     SPI_connect_ext(SPI_OPT_NONATOMIC);
-    Database *database = enter(id, 0, job);
-    uint32 epoch = pg_atomic_read_u32(&database->epoch);
-    Finish finish = look(job, readable, caller);
-    while (!finish.finished && sleep_until_called(database, epoch, deadline))
+    Wish wish{};
+    wish.queue = id;
+    wish.job = job;
+    Finish finish{};
+    wait_for(wish, deadline, [&] {
         finish = look(job, readable, caller);
-    if (!finish.finished)
-        finish = look(job, readable, caller);
-    leave();
+        return finish.finished;
+    });
     SPI_finish();
     PG_RETURN_DATUM(return_record(fcinfo, finish.values, finish.nulls));
 }

@@ -21,6 +21,9 @@ bool extension_exists() {
     r.queue = get_relname_relid("queue", schema);
     r.job_id_seq = get_relname_relid("job_id_seq", schema);
     r.queue_id_seq = get_relname_relid("queue_id_seq", schema);
+    r.row_changed = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum("_row_changed"),
+                                    PointerGetDatum(buildoidvector(nullptr, 0)),
+                                    ObjectIdGetDatum(schema));
     if (!OidIsValid(r.job) || !OidIsValid(r.history) || !OidIsValid(r.queue))
         return false;
     HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(r.job));

@@ -14,6 +14,7 @@ struct Relations {
     Oid queue;
     Oid job_id_seq;
     Oid queue_id_seq;
+    Oid row_changed; // the trigger function of attached tables
 };
 
 // 42704 where the extension is not installed.
