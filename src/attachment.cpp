@@ -266,8 +266,6 @@ static void prepare_table() {
     known_context = context;
 }
 
-void forget_all_attachments() { known_stale = true; }
-
 void forget_attachments(Oid relation) {
     if (known_context == nullptr || known_stale)
         return;

@@ -109,7 +109,6 @@ List *attached_tables();
 
 // Forgets what it knows of this relation; InvalidOid: of all.
 void forget_attachments(Oid relation);
-void forget_all_attachments();
 
 constexpr int errcode_illegal_transition = MAKE_SQLSTATE('P', 'J', '0', '0', '3');
 

@@ -318,6 +318,24 @@ void stages_made(int32 queue, int16 from, int16 to) {
     entry->to = to;
 }
 
+void published(int32 topic) {
+    begin();
+    int level = GetCurrentTransactionNestLevel();
+    for (int i = pending.topics.count; i > 0 && pending.topics.data[i - 1].level == level; i--)
+        if (pending.topics.data[i - 1].topic == topic)
+            return;
+    append(&pending.topics)->topic = topic;
+}
+
+void segment_made(int32 topic, int32 segment, Oid leaf, int64 span) {
+    begin();
+    SegmentEntry *entry = append(&pending.segments);
+    entry->topic = topic;
+    entry->segment = segment;
+    entry->leaf = leaf;
+    entry->span = span;
+}
+
 void holds_session_lease() {
     begin();
     set(&pending.holds);

@@ -79,6 +79,13 @@ void queue_dropped(int32 queue);
 // These stages are new.
 void stages_made(int32 queue, int16 from, int16 to);
 
+// Messages are about to be written to the topic, or a subscription to it: whichever way this ends,
+// its readers must look.
+void published(int32 topic);
+
+// At commit: messages go to this segment; segment 0: the topic has gone.
+void segment_made(int32 topic, int32 segment, Oid leaf, int64 span);
+
 // A session lease was taken in this transaction: it cannot be prepared.
 void holds_session_lease();
 

@@ -294,7 +294,7 @@ static const char *fault_of_jobs() {
     Relation jobs = try_relation_open(relations()->job, NoLock);
     if (jobs == nullptr)
         return "missing";
-    const direct::Layout *layout = direct::layout_of_jobs(jobs);
+    const direct::Layout *layout = direct::layout_of(jobs, direct::Kind::jobs);
     const char *fault = !layout->announced ? "a trigger of pgjobs.job is off or missing" : nullptr;
     List *indexes = RelationGetIndexList(jobs);
     relation_close(jobs, NoLock);

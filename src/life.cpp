@@ -1,6 +1,5 @@
 #include "life.hpp"
 
-#include "settings.hpp"
 #include "shared.hpp"
 
 namespace pgjobs::life {
@@ -52,17 +51,6 @@ static void drop_lease(store::Table *jobs) {
 }
 
 // ---- adding ----
-
-Datum checked_json(Datum json, const char *name) {
-    auto size = static_cast<int64>(toast_raw_datum_size(json)) - VARHDRSZ;
-    if (size > settings::max_payload)
-        ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-                errmsg("the %s of a job is too large", name),
-                errdetail("It has " INT64_FORMAT " bytes; pgjobs.max_payload is %d.", size,
-                          settings::max_payload),
-                errhint("Keep large data elsewhere and name its place in the job."));
-    return PointerGetDatum(PG_DETOAST_DATUM_PACKED(json));
-}
 
 void lock_queue(const Queue *queue) {
     LockDatabaseObject(relations()->queue, static_cast<Oid>(queue->id), 0, RowExclusiveLock);

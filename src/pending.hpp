@@ -42,6 +42,17 @@ struct FinishedEntry {
     int32 queue;
     int64 job;
 };
+struct TopicEntry { // messages, or a subscription to it, were written
+    int level;
+    int32 topic;
+};
+struct SegmentEntry { // made, or the topic has gone
+    int level;
+    int32 topic;
+    int32 segment; // 0: gone
+    Oid leaf;
+    int64 span;
+};
 struct StagesEntry { // new, or gone with their queue
     int level;
     int32 queue;
@@ -73,6 +84,8 @@ struct Pending {
     Entries<LeaseEntry> leases;
     Entries<FinishedEntry> finished;
     Entries<StagesEntry> stages;
+    Entries<TopicEntry> topics;
+    Entries<SegmentEntry> segments;
     // Claims that need not wait for the disk.
     bool claimed;
     bool durable;

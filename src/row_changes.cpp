@@ -21,6 +21,7 @@ struct StageTally {
 struct Record {
     int level;
     int number; // order
+    bool found; // there already: a record that it has stays
     Oid table;
     int64 home;
     char *key;
@@ -112,7 +113,7 @@ static void make_room() {
 }
 
 static void add_record(const RowShape *shape, TupleTableSlot *row, const RowStage *stage,
-                       TimestampTz since) {
+                       TimestampTz since, bool found) {
     const Attachment *attachment = shape->attachment;
     if (attachment->key_count == 0)
         return;
@@ -126,6 +127,7 @@ static void add_record(const RowShape *shape, TupleTableSlot *row, const RowStag
     record->table = attachment->table;
     record->home = attachment->home;
     record->key = key;
+    record->found = found;
     if (stage == nullptr)
         return;
     record->stage = stage->name;
@@ -137,15 +139,15 @@ static void add_record(const RowShape *shape, TupleTableSlot *row, const RowStag
 static void note_timed(const RowShape *shape, TupleTableSlot *row, const Move &move) {
     const Attachment *attachment = shape->attachment;
     if (among(attachment->timed, move.to))
-        add_record(shape, row, working_stage(attachment, move.to), GetCurrentTimestamp());
+        add_record(shape, row, working_stage(attachment, move.to), GetCurrentTimestamp(), false);
     else if (among(attachment->timed, move.from) ||
              (move.added && attachment->status_moves && attachment->timed != 0))
-        add_record(shape, row, nullptr, 0);
+        add_record(shape, row, nullptr, 0, false);
 }
 
 void note_working(const RowShape *shape, TupleTableSlot *row, int state, TimestampTz since) {
     begin();
-    add_record(shape, row, working_stage(shape->attachment, state), since);
+    add_record(shape, row, working_stage(shape->attachment, state), since, true);
 }
 
 // ---- announcements ----
@@ -227,14 +229,20 @@ static constinit pg::Statement delete_records{
     "pg_catalog.unnest($2)) AS k (target, key) WHERE w.target = k.target AND w.key = k.key",
     {OIDARRAYOID, TEXTARRAYOID},
     nullptr};
+#define INSERT_RECORDS                                                                             \
+    "INSERT INTO pgjobs.working_row AS w (since, due_at, home, target, key, stage) "               \
+    "SELECT k.since, k.due_at, k.home, k.target, k.key, k.stage FROM ROWS FROM ("                  \
+    "pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), "                        \
+    "pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6)) "                        \
+    "AS k (target, key, stage, since, due_at, home) "                                              \
+    "ON CONFLICT (target, key) DO UPDATE SET home = excluded.home"
 static constinit pg::Statement upsert_records{
-    "INSERT INTO pgjobs.working_row AS w (since, due_at, home, target, key, stage) "
-    "SELECT k.since, k.due_at, k.home, k.target, k.key, k.stage FROM ROWS FROM ("
-    "pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), "
-    "pg_catalog.unnest($5), pg_catalog.unnest($6)) "
-    "AS k (target, key, stage, since, due_at, home) "
-    "ON CONFLICT (target, key) DO UPDATE SET since = excluded.since, due_at = excluded.due_at, "
-    "home = excluded.home, stage = excluded.stage",
+    INSERT_RECORDS ", since = excluded.since, due_at = excluded.due_at, stage = excluded.stage",
+    {OIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
+     INT8ARRAYOID},
+    nullptr};
+static constinit pg::Statement complete_records{
+    INSERT_RECORDS,
     {OIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
      INT8ARRAYOID},
     nullptr};
@@ -282,17 +290,21 @@ static void add(Columns *columns, const Record *record) {
     columns->values[5][i] = Int64GetDatum(record->home);
 }
 
-static void write(const Columns &gone, const Columns &here) {
-    if (gone.count > 0)
-        pg::run(&delete_records, array_of(gone.values[0], gone.count, OIDOID),
-                array_of(gone.values[1], gone.count, TEXTOID));
-    if (here.count > 0)
-        pg::run(&upsert_records, array_of(here.values[0], here.count, OIDOID),
-                array_of(here.values[1], here.count, TEXTOID),
-                array_of(here.values[2], here.count, TEXTOID),
-                array_of(here.values[3], here.count, TIMESTAMPTZOID),
-                array_of(here.values[4], here.count, TIMESTAMPTZOID),
-                array_of(here.values[5], here.count, INT8OID));
+static void remove(const Columns &columns) {
+    if (columns.count > 0)
+        pg::run(&delete_records, array_of(columns.values[0], columns.count, OIDOID),
+                array_of(columns.values[1], columns.count, TEXTOID));
+}
+
+static void insert(pg::Statement *statement, const Columns &columns) {
+    int count = columns.count;
+    if (count > 0)
+        pg::run(statement, array_of(columns.values[0], count, OIDOID),
+                array_of(columns.values[1], count, TEXTOID),
+                array_of(columns.values[2], count, TEXTOID),
+                array_of(columns.values[3], count, TIMESTAMPTZOID),
+                array_of(columns.values[4], count, TIMESTAMPTZOID),
+                array_of(columns.values[5], count, INT8OID));
 }
 
 // Those of this level of subtransactions; the last word on each row counts.
@@ -310,15 +322,18 @@ void write_records() {
             sorted[i] = &pending.records.data[first + i];
         qsort(sorted, static_cast<size_t>(count), sizeof(Record *), compare);
         Columns gone = new_columns(count);
-        Columns here = new_columns(count);
+        Columns come = new_columns(count);
+        Columns found = new_columns(count);
         for (int i = 0; i < count; i++) {
             const Record *record = sorted[i];
             bool last = i + 1 == count || sorted[i + 1]->table != record->table ||
                         strcmp(sorted[i + 1]->key, record->key) != 0;
             if (last)
-                add(record->stage == nullptr ? &gone : &here, record);
+                add(record->stage == nullptr ? &gone : record->found ? &found : &come, record);
         }
-        write(gone, here);
+        remove(gone);
+        insert(&upsert_records, come);
+        insert(&complete_records, found);
     });
     pending.records.count = first;
     if (first == 0)

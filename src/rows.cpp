@@ -1,6 +1,5 @@
-// The verbs on rows of attached tables. Their statements run as the caller: his rights, his row
-// security, his triggers.
-#include "attachment.hpp"
+#include "rows.hpp"
+
 #include "catalog.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
@@ -15,7 +14,7 @@ constexpr int most_looked_at = 1000; // rows that others have, by one who waits
 
 // ---- statements ----
 
-enum Kind { lock_waiting, take, finish, finished, look, kinds };
+enum Kind { lock_waiting, take, finish, finished, look, lock_working, give_back, see_working };
 
 // A statement of this session on a stage of a table. Its text names everything in full, so it does
 // not matter with which search_path it is planned.
@@ -334,6 +333,27 @@ PGJOBS_FUNCTION(finish_row) {
     PG_RETURN_BOOL(accepted);
 }
 
+// ---- for the reaper ----
+
+bool lock_working_row(const Attachment *attachment, int stage, const char *key) {
+    const char *sql = psprintf("SELECT FROM %s WHERE %s AND %s FOR NO KEY UPDATE SKIP LOCKED",
+                               source(attachment), key_matches(attachment),
+                               status_is(attachment, attachment->stages[stage].working));
+    return run_on_key(attachment, stage, lock_working, sql, key, {}) > 0;
+}
+
+bool give_row_back(const Attachment *attachment, int stage, const char *key) {
+    const RowStage *moves = &attachment->stages[stage];
+    return move_on(attachment, stage, moves->working, moves->waiting, give_back, key, {});
+}
+
+bool is_row_working(const Attachment *attachment, int stage, const char *key) {
+    const char *sql =
+        psprintf("SELECT FROM %s WHERE %s AND %s", source(attachment), key_matches(attachment),
+                 status_is(attachment, attachment->stages[stage].working));
+    return run_on_key(attachment, stage, see_working, sql, key, {}) > 0;
+}
+
 // ---- wait_row ----
 
 // Whether a transaction that is under way has this row in its hands.
@@ -368,10 +388,10 @@ static bool look_for_rows(Oid table, const char *stage_name) {
     uint64 count =
         run(plan_of({attachment->table, stage, look}, sql, 0, nullptr), nullptr, nullptr, true);
     for (uint64 i = 0; i < count; i++)
-        if (!is_held(DatumGetObjectId(pg::datum_at(i, 2)), DatumGetItemPointer(pg::datum_at(i, 1))))
+        if (!is_held(DatumGetObjectId(pg::datum_at(i, 2)), reinterpret_cast<ItemPointer>(DatumGetPointer(pg::datum_at(i, 1)))))
             return true;
     if (count > 0)
-        wait::look_again_soon();
+        wait::look_again_at(GetCurrentTimestamp() + wait::doubt);
     return false;
 }
 
@@ -393,13 +413,10 @@ PGJOBS_FUNCTION(wait_row) {
     TimestampTz deadline = wait::deadline_of(fcinfo, 2);
     wait::refuse_inside_transaction(fcinfo, "pgjobs.wait_row");
     PreventCommandDuringRecovery("CALL pgjobs.wait_row");
-    wait::Wish wish{};
-    wish.table = table;
-    wish.stage = static_cast<int16>(get_row_stage(get_attachment(table), stage) + 1);
-
-    SPI_connect_ext(SPI_OPT_NONATOMIC);
-    bool ready = wait::wait_for(wish, deadline, [&] { return has_rows(table, stage); });
-    SPI_finish();
+    Purpose purpose{};
+    purpose.table = table;
+    purpose.stage = static_cast<int16>(get_row_stage(get_attachment(table), stage) + 1);
+    bool ready = wait::until(purpose, deadline, [&] { return has_rows(table, stage); });
 
     Datum value = BoolGetDatum(ready);
     bool null = false;

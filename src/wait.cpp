@@ -17,22 +17,14 @@ constexpr int64 baton = 50 * 1000;
 
 // ---- waking; under the waiters lock ----
 
-// What there is to do: a stage of a queue (0: any), or of an attached table.
-struct Call {
-    Oid database;
-    Oid table;
-    int32 queue;
-    int16 stage;
-};
-
-static bool matches(const Waiter *waiter, const Call &call) {
-    return waiter->database == call.database && waiter->job == 0 && waiter->queue == call.queue &&
-           waiter->table == call.table &&
-           (call.stage == 0 || waiter->stage == 0 || waiter->stage == call.stage);
-}
-
-static Call call_for(const Waiter *waiter) {
-    return {waiter->database, waiter->table, waiter->queue, waiter->stage};
+// Whether the waiter waits for such a thing. What is 0 in it may be anything.
+static bool matches(const Waiter *waiter, Oid database, const Purpose &thing) {
+    const Purpose &purpose = waiter->purpose;
+    return waiter->database == database && purpose.job == thing.job &&
+           purpose.queue == thing.queue && purpose.topic == thing.topic &&
+           purpose.table == thing.table &&
+           (thing.stage == 0 || purpose.stage == 0 || purpose.stage == thing.stage) &&
+           (thing.subscription == 0 || purpose.subscription == thing.subscription);
 }
 
 static void wake(Waiter *waiter) {
@@ -41,21 +33,21 @@ static void wake(Waiter *waiter) {
 }
 
 // The longest waiting one that has not been woken yet, or nullptr.
-static Waiter *next_waiter(const Call &call) {
+static Waiter *next_waiter(Oid database, const Purpose &thing) {
     Waiter *next = nullptr;
     for (int i = 0; i < shared->procs; i++) {
         Waiter *waiter = &waiters[i];
-        if (matches(waiter, call) && !waiter->woken &&
+        if (matches(waiter, database, thing) && !waiter->woken &&
             (next == nullptr || waiter->ticket < next->ticket))
             next = waiter;
     }
     return next;
 }
 
-static void wake_some(const Call &call, int64 count) {
+static void wake_some(Oid database, const Purpose &thing, int64 count) {
     LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
     for (; count > 0; count--) {
-        Waiter *waiter = next_waiter(call);
+        Waiter *waiter = next_waiter(database, thing);
         if (waiter == nullptr)
             break;
         wake(waiter);
@@ -64,17 +56,44 @@ static void wake_some(const Call &call, int64 count) {
 }
 
 void wake_some(Oid database, int32 queue, int16 stage, int64 count) {
-    wake_some({database, InvalidOid, queue, stage}, count);
+    Purpose thing{};
+    thing.queue = queue;
+    thing.stage = stage;
+    wake_some(database, thing, count);
 }
 
 void wake_rows(Oid database, Oid table, int16 stage, int64 count) {
-    wake_some({database, table, 0, stage}, count);
+    Purpose thing{};
+    thing.table = table;
+    thing.stage = stage;
+    wake_some(database, thing, count);
+}
+
+// Whether nobody has been woken for the same thing, and nobody has waited longer for it.
+static bool is_first(const Waiter *waiter) {
+    for (int i = 0; i < shared->procs; i++) {
+        const Waiter *other = &waiters[i];
+        if (other != waiter && matches(other, waiter->database, waiter->purpose) &&
+            (other->woken || other->ticket < waiter->ticket))
+            return false;
+    }
+    return true;
+}
+
+void wake_readers(Oid database, int32 topic) {
+    Purpose thing{};
+    thing.topic = topic;
+    LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
+    for (int i = 0; i < shared->procs; i++)
+        if (matches(&waiters[i], database, thing) && !waiters[i].woken && is_first(&waiters[i]))
+            wake(&waiters[i]);
+    LWLockRelease(shared->waiters_lock);
 }
 
 void wake_awaiting(Oid database, int64 job) {
     LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
     for (int i = 0; i < shared->procs; i++)
-        if (waiters[i].database == database && waiters[i].job == job)
+        if (waiters[i].database == database && waiters[i].purpose.job == job)
             wake(&waiters[i]);
     LWLockRelease(shared->waiters_lock);
 }
@@ -96,7 +115,7 @@ static Waiter *mine() { return &waiters[pg::my_procno()]; }
 
 static void leave_at_exit(int, Datum) { leave(); }
 
-static Database *enter(const Wish &wish) {
+static void enter(const Purpose &purpose) {
     Database *database = this_database();
     if (database == nullptr)
         ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -107,13 +126,10 @@ static Database *enter(const Wish &wish) {
         exit_watched = true;
     }
     uint64 ticket = pg_atomic_fetch_add_u64(&shared->tickets, 1);
-    pg::locked(shared->waiters_lock, LW_EXCLUSIVE, [&] {
-        *mine() = {database->oid, wish.queue, wish.stage, false,
-                   wish.job,      ticket,     never,      wish.table};
-    });
+    pg::locked(shared->waiters_lock, LW_EXCLUSIVE,
+               [&] { *mine() = {database->oid, purpose, false, ticket, never}; });
     waiting_in = database;
     pg_atomic_fetch_add_u32(&database->waiters, 1);
-    return database;
 }
 
 // A call that nobody answered goes to the next waiter.
@@ -122,8 +138,8 @@ void leave() {
         return;
     LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
     Waiter *waiter = mine();
-    if (waiter->woken && waiter->job == 0) {
-        Waiter *next = next_waiter(call_for(waiter));
+    if (waiter->woken && waiter->purpose.job == 0) {
+        Waiter *next = next_waiter(waiter->database, waiter->purpose);
         if (next != nullptr)
             wake(next);
     }
@@ -137,14 +153,11 @@ void leave() {
 // The client will be told that there is work. If it takes none, the next waiter finds out.
 static void pass_baton() {
     LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
-    const Waiter *waiter = mine();
-    Waiter *next = nullptr;
-    for (int i = 0; i < shared->procs; i++) {
-        Waiter *other = &waiters[i];
-        if (other != waiter && matches(other, call_for(waiter)) && !other->woken &&
-            (next == nullptr || other->ticket < next->ticket))
-            next = other;
-    }
+    Waiter *waiter = mine();
+    bool woken = waiter->woken;
+    waiter->woken = true; // not itself
+    Waiter *next = next_waiter(waiter->database, waiter->purpose);
+    waiter->woken = woken;
     if (next != nullptr && next->check == never) {
         next->check = GetCurrentTimestamp() + baton;
         wake_process(static_cast<uint32>(next - waiters) + 1);
@@ -233,14 +246,6 @@ Datum return_record(FunctionCallInfo fcinfo, Datum *values, bool *nulls) {
     return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls));
 }
 
-constexpr int64 doubt = USECS_PER_SEC; // how soon look_again_soon is
-
-void look_again_soon() {
-    TimestampTz soon = GetCurrentTimestamp() + doubt;
-    pg::locked(shared->waiters_lock, LW_EXCLUSIVE,
-               [&] { mine()->check = Min(mine()->check, soon); });
-}
-
 // If the client has gone, somebody else must take the work.
 static void check_client() {
     if (MyProcPort == nullptr || pq_check_connection())
@@ -249,20 +254,27 @@ static void check_client() {
     ereport(ERROR, errcode(ERRCODE_CONNECTION_FAILURE), errmsg("the client has gone"));
 }
 
-bool wait_for(const Wish &wish, TimestampTz deadline, bool (*ready)(void *), void *argument) {
-    Database *database = enter(wish);
-    uint32 epoch = pg_atomic_read_u32(&database->epoch);
-    bool answer = ready(argument);
-    while (!answer && sleep_until_called(database, epoch, deadline))
-        answer = ready(argument);
-    if (!answer)
-        answer = ready(argument); // what came in the last moment
-    if (answer && wish.job == 0) {
+void look_again_at(TimestampTz at) {
+    pg::locked(shared->waiters_lock, LW_EXCLUSIVE, [&] { mine()->check = Min(mine()->check, at); });
+}
+
+bool until(const Purpose &purpose, TimestampTz deadline, bool (*look)(void *), void *argument) {
+    SPI_connect_ext(SPI_OPT_NONATOMIC);
+    enter(purpose);
+    const Database *database = waiting_in;
+    uint32 epoch = pg_atomic_read_u32(const_cast<pg_atomic_uint32 *>(&database->epoch));
+    bool ready = look(argument);
+    while (!ready && sleep_until_called(database, epoch, deadline))
+        ready = look(argument);
+    if (!ready)
+        ready = look(argument); // what came in the last moment
+    if (ready && purpose.job == 0) {
         check_client();
         pass_baton();
     }
     leave();
-    return answer;
+    SPI_finish();
+    return ready;
 }
 
 // ---- wait ----
@@ -283,7 +295,7 @@ static bool queue_has_work(int32 id, int16 stage) {
         if ((stage == 0 || stage == s) && store::any_ready(id, s, now, &held))
             return true;
     if (held)
-        look_again_soon();
+        look_again_at(GetCurrentTimestamp() + doubt);
     return false;
 }
 
@@ -299,12 +311,10 @@ PGJOBS_FUNCTION(wait) {
     int16 number = stage_number(queue, stage);
     int32 id = queue->id;
 
-    SPI_connect_ext(SPI_OPT_NONATOMIC);
-    Wish wish{};
-    wish.queue = id;
-    wish.stage = number;
-    bool ready = wait_for(wish, deadline, [&] { return queue_has_work(id, number); });
-    SPI_finish();
+    Purpose purpose{};
+    purpose.queue = id;
+    purpose.stage = number;
+    bool ready = until(purpose, deadline, [&] { return queue_has_work(id, number); });
 
     Datum value = BoolGetDatum(ready);
     bool null = false;
@@ -361,19 +371,15 @@ PGJOBS_FUNCTION(await) {
     if (queue == nullptr)
         no_such_job(job);
     bool readable = has_right(queue, produce | operate | own); // a monitor learns the state only
-    int32 id = queue->id;
 
     MemoryContext caller = CurrentMemoryContext;
-    SPI_connect_ext(SPI_OPT_NONATOMIC);
-    Wish wish{};
-    wish.queue = id;
-    wish.job = job;
+    Purpose purpose{};
+    purpose.job = job;
     Finish finish{};
-    wait_for(wish, deadline, [&] {
+    until(purpose, deadline, [&] {
         finish = look(job, readable, caller);
         return finish.finished;
     });
-    SPI_finish();
     PG_RETURN_DATUM(return_record(fcinfo, finish.values, finish.nulls));
 }
 

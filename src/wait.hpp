@@ -1,10 +1,13 @@
-// Sessions that wait for work (CALL pgjobs.wait, wait_row) or for a job's end (CALL pgjobs.await), and
-// waking them. The functions here raise nothing and allocate nothing: they serve transaction callbacks.
+// Sessions that wait in the server: for work (CALL pgjobs.wait), a job's end (await), a message
+// (wait_message), a row of an attached table (wait_row); and waking them.
 #pragma once
 
-#include "pg/server.hpp"
+#include "pg/scope.hpp"
+#include "shared.hpp"
 
 namespace pgjobs::wait {
+
+// ---- for transaction callbacks: these raise nothing and allocate nothing ----
 
 // `count` jobs of the stage became ready: wakes as many of those who wait for it, the longest
 // waiting first. Stage 0 is any.
@@ -16,6 +19,9 @@ void wake_rows(Oid database, Oid table, int16 stage, int64 count);
 // The job is finished: wakes those who await it.
 void wake_awaiting(Oid database, int64 job);
 
+// There may be messages in the topic: wakes one of those who wait for each of its subscriptions.
+void wake_readers(Oid database, int32 topic);
+
 // Wakes everybody in the database.
 void wake_all(Oid database);
 
@@ -24,31 +30,27 @@ void leave();
 
 // ---- for procedures that wait ----
 
-// Refuses (25001) to commit anybody's work.
+// They commit, then sleep, and must not commit anybody's work: 25001 inside a transaction block or
+// after other work. `procedure` is named.
 void refuse_inside_transaction(FunctionCallInfo fcinfo, const char *procedure);
+
+// The end of the time that the argument "timeout" gives.
 TimestampTz deadline_of(FunctionCallInfo fcinfo, int argument);
 
-// For what a session waits: a stage of a queue, the end of a job, or a stage of an attached table.
-struct Wish {
-    int32 queue;
-    int16 stage; // 0: any
-    int64 job;   // 0: none
-    Oid table;   // InvalidOid: none
-};
-
-// Registers this session, asks `ready` at once and whenever it is called, and sleeps meanwhile,
-// without a snapshot or a lock; false at the deadline. With SPI connected, non-atomic. What it
-// answers goes to the client: if the client has gone, or takes no work, the next waiter is told.
-bool wait_for(const Wish &wish, TimestampTz deadline, bool (*ready)(void *), void *argument);
-template <class F> bool wait_for(const Wish &wish, TimestampTz deadline, F ready) {
-    return wait_for(
-        wish, deadline, [](void *argument) { return (*static_cast<F *>(argument))(); }, &ready);
+// Looks, and sleeps until somebody calls for the purpose, until `look` says yes or `deadline` has
+// come; whether it said yes. Each look has a transaction, and no snapshot is held in between.
+bool until(const Purpose &purpose, TimestampTz deadline, bool (*look)(void *), void *argument);
+template <class F> bool until(const Purpose &purpose, TimestampTz deadline, F look) {
+    static_assert(pg::plain_body<F>);
+    return until(
+        purpose, deadline, [](void *argument) { return (*static_cast<F *>(argument))(); }, &look);
 }
 
-// Somebody has what is wanted and may give it back without a word: this session looks again soon.
-void look_again_soon();
+// For a look: look again at this time, if nobody calls before.
+constexpr int64 doubt = USECS_PER_SEC; // from now, where somebody may give back without a word
+void look_again_at(TimestampTz at);
 
-// The result of a procedure with INOUT arguments.
+// The INOUT arguments as the procedure returns them.
 Datum return_record(FunctionCallInfo fcinfo, Datum *values, bool *nulls);
 
 } // namespace pgjobs::wait

@@ -19,12 +19,15 @@ bool extension_exists() {
     r.job = get_relname_relid("job", schema);
     r.history = get_relname_relid("history", schema);
     r.queue = get_relname_relid("queue", schema);
+    r.topic = get_relname_relid("topic", schema);
+    r.log = get_relname_relid("log", schema);
     r.job_id_seq = get_relname_relid("job_id_seq", schema);
     r.queue_id_seq = get_relname_relid("queue_id_seq", schema);
-    r.row_changed = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum("_row_changed"),
-                                    PointerGetDatum(buildoidvector(nullptr, 0)),
-                                    ObjectIdGetDatum(schema));
-    if (!OidIsValid(r.job) || !OidIsValid(r.history) || !OidIsValid(r.queue))
+    r.row_changed = GetSysCacheOid3(
+        PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum("_row_changed"),
+        PointerGetDatum(buildoidvector(nullptr, 0)), ObjectIdGetDatum(schema));
+    if (!OidIsValid(r.job) || !OidIsValid(r.history) || !OidIsValid(r.queue) ||
+        !OidIsValid(r.topic) || !OidIsValid(r.log) || !OidIsValid(r.row_changed))
         return false;
     HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(r.job));
     if (!HeapTupleIsValid(tuple))
@@ -46,7 +49,8 @@ const Relations *relations() {
 
 bool forget_relations(Oid relation) {
     if (relations_known && relation != known.queue && relation != known.job &&
-        relation != known.history && relation != InvalidOid)
+        relation != known.history && relation != known.topic && relation != known.log &&
+        relation != InvalidOid)
         return false;
     relations_known = false;
     return true;
