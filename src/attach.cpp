@@ -363,10 +363,14 @@ static void record_rows_of(Relation table, const RowShape *shape) {
     row_changes::write_records();
 }
 
+static constinit pg::Statement adopt_records{
+    "UPDATE pgjobs.working_row SET home = $2 WHERE target = $1", {OIDOID, INT8OID}, nullptr};
+
 // Records those that have no record, so that they become stale, too. Inside as_owner.
 static void record_working_rows(Oid oid) {
     Relation table = relation_open(oid, NoLock);
     const RowShape *shape = find_shape(table);
+    pg::run(&adopt_records, pg::oid_value(oid), pg::value(shape->attachment->home));
     if (shape->attachment->timed != 0)
         record_rows_of(table, shape);
     relation_close(table, NoLock);

@@ -7,14 +7,14 @@ CREATE TABLE pgjobs.working_row (
     due_at timestamptz NOT NULL,
     home bigint NOT NULL,
     target oid NOT NULL,
-    key text NOT NULL,
-    stage text NOT NULL,
-    CONSTRAINT working_row_pkey PRIMARY KEY (target, key)
+    key text COLLATE "C" NOT NULL,
+    stage text COLLATE "C" NOT NULL
 ) WITH (
     vacuum_truncate = off,
     autovacuum_vacuum_scale_factor = 0.05,
     autovacuum_vacuum_threshold = 5000
 );
+CREATE INDEX working_row_key ON pgjobs.working_row (target, key);
 CREATE INDEX working_row_due ON pgjobs.working_row (due_at);
 COMMENT ON TABLE pgjobs.working_row IS
 'Rows of attached tables that are being worked on, in stages with stale_after. Written by pgjobs'' triggers.';
@@ -24,8 +24,7 @@ COMMENT ON COLUMN pgjobs.working_row.home IS 'The home in which the table is wor
 COMMENT ON COLUMN pgjobs.working_row.target IS 'The attached table.';
 COMMENT ON COLUMN pgjobs.working_row.key IS 'The primary key, as finish_row takes it.';
 COMMENT ON COLUMN pgjobs.working_row.stage IS 'The stage.';
-COMMENT ON CONSTRAINT working_row_pkey ON pgjobs.working_row IS 'Each row once.';
-COMMENT ON INDEX pgjobs.working_row_pkey IS 'Each row once.';
+COMMENT ON INDEX pgjobs.working_row_key IS 'Finds a row. Not unique, which would cost too much: the last record of a row counts.';
 COMMENT ON INDEX pgjobs.working_row_due IS 'What is stale next.';
 
 CREATE FUNCTION pgjobs._row_changed()

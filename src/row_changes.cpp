@@ -17,11 +17,13 @@ struct StageTally {
     int64 came;
     int64 left;
 };
-// A row is, or is no longer, in a state in which it becomes stale.
+// A row is, or is no longer, in a state in which it becomes stale. Of several records that the table
+// has of one row, the last counts: a row that was deleted may have left some.
 struct Record {
     int level;
     int number; // order
-    bool found; // there already: a record that it has stays
+    bool left;  // there may be a record of the state before
+    bool found; // was in this state already: a record that it has stays
     Oid table;
     int64 home;
     char *key;
@@ -42,6 +44,7 @@ struct Resync {
 
 constexpr int most_announcements = 1000; // of a transaction; then a resync of each table
 constexpr int most_records = 1000;       // per savepoint; then they are written
+constexpr int together = 100;            // of them at a time
 
 static struct {
     bool any;
@@ -112,11 +115,8 @@ static void make_room() {
         write_records();
 }
 
-static void add_record(const RowShape *shape, TupleTableSlot *row, const RowStage *stage,
-                       TimestampTz since, bool found) {
+static Record *add_record(const RowShape *shape, TupleTableSlot *row) {
     const Attachment *attachment = shape->attachment;
-    if (attachment->key_count == 0)
-        return;
     make_room();
     if (pending.records_context == nullptr)
         pending.records_context = AllocSetContextCreate(
@@ -127,9 +127,10 @@ static void add_record(const RowShape *shape, TupleTableSlot *row, const RowStag
     record->table = attachment->table;
     record->home = attachment->home;
     record->key = key;
-    record->found = found;
-    if (stage == nullptr)
-        return;
+    return record;
+}
+
+static void begin_stage(Record *record, const RowStage *stage, TimestampTz since) {
     record->stage = stage->name;
     record->since = since;
     record->due_at = since + stage->stale_after;
@@ -138,16 +139,21 @@ static void add_record(const RowShape *shape, TupleTableSlot *row, const RowStag
 
 static void note_timed(const RowShape *shape, TupleTableSlot *row, const Move &move) {
     const Attachment *attachment = shape->attachment;
-    if (among(attachment->timed, move.to))
-        add_record(shape, row, working_stage(attachment, move.to), GetCurrentTimestamp(), false);
-    else if (among(attachment->timed, move.from) ||
-             (move.added && attachment->status_moves && attachment->timed != 0))
-        add_record(shape, row, nullptr, 0, false);
+    bool comes = among(attachment->timed, move.to);
+    bool left = among(attachment->timed, move.from) || (move.added && attachment->status_moves);
+    if ((!comes && !left) || attachment->key_count == 0)
+        return;
+    Record *record = add_record(shape, row);
+    record->left = left;
+    if (comes)
+        begin_stage(record, working_stage(attachment, move.to), GetCurrentTimestamp());
 }
 
 void note_working(const RowShape *shape, TupleTableSlot *row, int state, TimestampTz since) {
     begin();
-    add_record(shape, row, working_stage(shape->attachment, state), since, true);
+    Record *record = add_record(shape, row);
+    record->found = true;
+    begin_stage(record, working_stage(shape->attachment, state), since);
 }
 
 // ---- announcements ----
@@ -229,22 +235,11 @@ static constinit pg::Statement delete_records{
     "pg_catalog.unnest($2)) AS k (target, key) WHERE w.target = k.target AND w.key = k.key",
     {OIDARRAYOID, TEXTARRAYOID},
     nullptr};
-#define INSERT_RECORDS                                                                             \
-    "INSERT INTO pgjobs.working_row AS w (since, due_at, home, target, key, stage) "               \
-    "SELECT k.since, k.due_at, k.home, k.target, k.key, k.stage FROM ROWS FROM ("                  \
-    "pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), "                        \
-    "pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6)) "                        \
-    "AS k (target, key, stage, since, due_at, home) "                                              \
-    "ON CONFLICT (target, key) DO UPDATE SET home = excluded.home"
-static constinit pg::Statement upsert_records{
-    INSERT_RECORDS ", since = excluded.since, due_at = excluded.due_at, stage = excluded.stage",
-    {OIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
-     INT8ARRAYOID},
-    nullptr};
-static constinit pg::Statement complete_records{
-    INSERT_RECORDS,
-    {OIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
-     INT8ARRAYOID},
+static constinit pg::Statement insert_missing{
+    "INSERT INTO pgjobs.working_row (since, due_at, home, target, key, stage) "
+    "SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM pgjobs.working_row w "
+    "WHERE w.target = $4 AND w.key = $5)",
+    {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, OIDOID, TEXTOID, TEXTOID},
     nullptr};
 
 static int compare(const void *a, const void *b) {
@@ -256,6 +251,19 @@ static int compare(const void *a, const void *b) {
     return keys != 0 ? keys : x->number < y->number ? -1 : 1;
 }
 
+static bool is_same_row(const Record *a, const Record *b) {
+    return a->table == b->table && strcmp(a->key, b->key) == 0;
+}
+
+static bool is_written(const Record *record) {
+    return record->stage != nullptr && !record->found;
+}
+
+// Of one row the last record counts.
+static bool is_last(const Record *const *record, const Record *const *end) {
+    return record + 1 == end || !is_same_row(record[0], record[1]);
+}
+
 static pg::Value array_of(Datum *data, int count, Oid type) {
     int16 length;
     bool by_value;
@@ -265,78 +273,96 @@ static pg::Value array_of(Datum *data, int count, Oid type) {
         PointerGetDatum(construct_array(data, count, type, length, by_value, align)));
 }
 
-// Columns of the statements above.
-struct Columns {
-    Datum *values[6];
-    int count;
-};
-
-static Columns new_columns(int space) {
-    Columns columns{};
-    for (Datum *&values : columns.values)
-        values = static_cast<Datum *>(palloc(sizeof(Datum) * static_cast<size_t>(space)));
-    return columns;
+// The plans are made while the table is empty, and kept: they must be good when it is not.
+static void look_up_by_index() {
+    for (const char *setting : {"enable_seqscan", "enable_hashjoin", "enable_mergejoin"})
+        set_config_option(setting, "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+                          false);
 }
 
-static void add(Columns *columns, const Record *record) {
-    int i = columns->count++;
-    columns->values[0][i] = ObjectIdGetDatum(record->table);
-    columns->values[1][i] = CStringGetTextDatum(record->key);
-    if (record->stage == nullptr)
-        return;
-    columns->values[2][i] = CStringGetTextDatum(record->stage);
-    columns->values[3][i] = TimestampTzGetDatum(record->since);
-    columns->values[4][i] = TimestampTzGetDatum(record->due_at);
-    columns->values[5][i] = Int64GetDatum(record->home);
-}
-
-static void remove(const Columns &columns) {
-    if (columns.count > 0)
-        pg::run(&delete_records, array_of(columns.values[0], columns.count, OIDOID),
-                array_of(columns.values[1], columns.count, TEXTOID));
-}
-
-static void insert(pg::Statement *statement, const Columns &columns) {
-    int count = columns.count;
+static void remove_old(const Record *const *first, const Record *const *end) {
+    auto size = static_cast<size_t>(end - first) * sizeof(Datum);
+    auto *tables = static_cast<Datum *>(palloc(size));
+    auto *keys = static_cast<Datum *>(palloc(size));
+    int count = 0;
+    for (const Record *const *record = first; record < end; record++)
+        if ((*record)->left) {
+            tables[count] = ObjectIdGetDatum((*record)->table);
+            keys[count++] = CStringGetTextDatum((*record)->key);
+        }
     if (count > 0)
-        pg::run(statement, array_of(columns.values[0], count, OIDOID),
-                array_of(columns.values[1], count, TEXTOID),
-                array_of(columns.values[2], count, TEXTOID),
-                array_of(columns.values[3], count, TIMESTAMPTZOID),
-                array_of(columns.values[4], count, TIMESTAMPTZOID),
-                array_of(columns.values[5], count, INT8OID));
+        pg::run(&delete_records, array_of(tables, count, OIDOID), array_of(keys, count, TEXTOID));
 }
 
-// Those of this level of subtransactions; the last word on each row counts.
+static void drop_slots(TupleTableSlot **slots, int *count) {
+    while (*count > 0)
+        ExecDropSingleTupleTableSlot(slots[--*count]);
+}
+
+static void fill(TupleTableSlot *slot, const Record *record) {
+    const Datum values[] = {TimestampTzGetDatum(record->since), TimestampTzGetDatum(record->due_at),
+                            Int64GetDatum(record->home),        ObjectIdGetDatum(record->table),
+                            CStringGetTextDatum(record->key),   CStringGetTextDatum(record->stage)};
+    ExecClearTuple(slot);
+    memcpy(slot->tts_values, values, sizeof(values));
+    memset(slot->tts_isnull, 0, sizeof(bool) * lengthof(values));
+    ExecStoreVirtualTuple(slot);
+}
+
+// Many at once, as the server does it with rows of its catalogs: there may be a million of them.
+static void insert_new(const Record *const *first, const Record *const *end) {
+    TupleTableSlot *slots[together];
+    int count = 0;
+    Relation table = table_open(relations()->working_row, RowExclusiveLock);
+    CatalogIndexState indexes = CatalogOpenIndexes(table);
+    for (const Record *const *record = first; record < end; record++) {
+        if (!is_written(*record) || !is_last(record, end))
+            continue;
+        slots[count] = MakeSingleTupleTableSlot(RelationGetDescr(table), &TTSOpsHeapTuple);
+        fill(slots[count++], *record);
+        if (count == together) {
+            CatalogTuplesMultiInsertWithInfo(table, slots, count, indexes);
+            drop_slots(slots, &count);
+        }
+    }
+    if (count > 0)
+        CatalogTuplesMultiInsertWithInfo(table, slots, count, indexes);
+    drop_slots(slots, &count);
+    CatalogCloseIndexes(indexes);
+    table_close(table, NoLock);
+    CommandCounterIncrement();
+}
+
+static void insert_found(const Record *const *first, const Record *const *end) {
+    for (const Record *const *record = first; record < end; record++)
+        if ((*record)->found)
+            pg::run(&insert_missing, pg::value((*record)->since), pg::value((*record)->due_at),
+                    pg::value((*record)->home), pg::oid_value((*record)->table),
+                    pg::value((*record)->key), pg::value((*record)->stage));
+}
+
+// Those of this level of subtransactions.
 void write_records() {
     int level = GetCurrentTransactionNestLevel();
-    int first = pending.records.count;
-    while (first > 0 && pending.records.data[first - 1].level >= level)
-        first--;
-    int count = pending.records.count - first;
+    int begin = pending.records.count;
+    while (begin > 0 && pending.records.data[begin - 1].level >= level)
+        begin--;
+    int count = pending.records.count - begin;
     if (count == 0)
         return;
     pg::as_owner([&] {
-        auto **sorted = static_cast<const Record **>(palloc(sizeof(Record *) * static_cast<size_t>(count)));
+        look_up_by_index();
+        auto **first =
+            static_cast<const Record **>(palloc(sizeof(Record *) * static_cast<size_t>(count)));
         for (int i = 0; i < count; i++)
-            sorted[i] = &pending.records.data[first + i];
-        qsort(sorted, static_cast<size_t>(count), sizeof(Record *), compare);
-        Columns gone = new_columns(count);
-        Columns come = new_columns(count);
-        Columns found = new_columns(count);
-        for (int i = 0; i < count; i++) {
-            const Record *record = sorted[i];
-            bool last = i + 1 == count || sorted[i + 1]->table != record->table ||
-                        strcmp(sorted[i + 1]->key, record->key) != 0;
-            if (last)
-                add(record->stage == nullptr ? &gone : record->found ? &found : &come, record);
-        }
-        remove(gone);
-        insert(&upsert_records, come);
-        insert(&complete_records, found);
+            first[i] = &pending.records.data[begin + i];
+        qsort(first, static_cast<size_t>(count), sizeof(Record *), compare);
+        remove_old(first, first + count);
+        insert_new(first, first + count);
+        insert_found(first, first + count);
     });
-    pending.records.count = first;
-    if (first == 0)
+    pending.records.count = begin;
+    if (begin == 0)
         MemoryContextReset(pending.records_context);
 }
 

@@ -28,9 +28,14 @@ static constinit pg::Statement select_next{
     " ORDER BY w.due_at LIMIT 1",
     {TIMESTAMPTZOID, OIDOID},
     nullptr};
-static constinit pg::Statement select_record{
-    "SELECT FROM pgjobs.working_row w WHERE w.target = $1 AND w.key = $2 AND w.due_at <= $3",
+static constinit pg::Statement select_newer{
+    "SELECT FROM pgjobs.working_row w WHERE w.target = $1 AND w.key = $2 AND w.since > $3",
     {OIDOID, TEXTOID, TIMESTAMPTZOID},
+    nullptr};
+static constinit pg::Statement select_record{
+    "SELECT FROM pgjobs.working_row w WHERE w.target = $1 AND w.key = $2 AND w.since = $3 "
+    "AND w.due_at <= $4",
+    {OIDOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID},
     nullptr};
 static constinit pg::Statement postpone_record{
     "UPDATE pgjobs.working_row SET due_at = $4 WHERE target = $1 AND key = $2 AND since = $3",
@@ -123,8 +128,11 @@ static int stage_of(const Attachment *attachment, const char *name) {
 // Whoever has the row locked writes its record before he commits: under the lock it is right.
 static bool is_due(const Record &record, TimestampTz now) {
     return pg::as_owner([&] {
-        return pg::run(&select_record, pg::oid_value(record.table), pg::value(record.key),
-                       pg::value(now)) > 0;
+        pg::Value table = pg::oid_value(record.table);
+        pg::Value key = pg::value(record.key);
+        pg::Value since = pg::value(record.since);
+        return pg::run(&select_newer, table, key, since) == 0 &&
+               pg::run(&select_record, table, key, since, pg::value(now)) > 0;
     });
 }
 
@@ -145,7 +153,11 @@ static bool take_back(const Record &record, TimestampTz now) {
     if (done)
         return true; // the trigger has seen to the record
     // Looked at without row security, which may hide it from its owner.
-    bool here = pg::as_owner([&] { return rows::is_row_working(attachment, stage, record.key); });
+    bool here = pg::as_owner([&] {
+        return pg::run(&select_newer, pg::oid_value(record.table), pg::value(record.key),
+                       pg::value(record.since)) == 0 &&
+               rows::is_row_working(attachment, stage, record.key);
+    });
     if (here)
         postpone(record, locked ? later : soon); // a trigger of the user's keeps it as it is
     else
