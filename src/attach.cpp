@@ -492,6 +492,11 @@ PGJOBS_FUNCTION(attach_table) {
         row_settings::check_channel(channel);
         words = add_word(add_word(words, "channel"), channel);
     }
+    if (pg::given(fcinfo, 7)) {
+        const Topic *topic = get_topic(pg::optional_string(fcinfo, 7));
+        require_right(topic, publish);
+        words = add_word(add_word(words, "topic"), topic->name);
+    }
     warn_of_deferred(table);
     Oid oid = RelationGetRelid(table);
     relation_close(table, NoLock);
@@ -584,7 +589,9 @@ const char *fault_of(Oid oid) {
     const char *fault = attachment == nullptr    ? "has lost the trigger with its settings"
                         : firing < row_triggers  ? "lacks a trigger of pgjobs, or it is off"
                         : attachment->key_count == 0 ? "has no primary key any more"
-                                                     : nullptr;
+                        : attachment->topic != nullptr && find_topic(attachment->topic) == nullptr
+                            ? "publishes to a topic that is gone"
+                            : nullptr;
     relation_close(table, NoLock);
     return fault;
 }

@@ -48,7 +48,7 @@ RETURNS void
 LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'pgjobs_attach_table';
 COMMENT ON FUNCTION pgjobs.attach_table(regclass, name, jsonb, name, name, name, text, text, jsonb) IS
-'Makes a table with a primary key and a status column a job table, in place. stages: an array of objects with stage, waiting, working, done, and optionally failed and stale_after. changed_at, token, priority: columns for the time of the change, for a fence (bigint), for the order of claims. channel: where changes are announced. transitions: moves that are allowed beside those of the stages, {"from": ["to", ...]}. Errors: 42501 not the owner, 42710 attached already, 42703 no such column, 42804 wrong type, 22023 bad stages, 55000 no primary key.';
+'Makes a table with a primary key and a status column a job table, in place. stages: an array of objects with stage, waiting, working, done, and optionally failed and stale_after. changed_at, token, priority: columns for the time of the change, for a fence (bigint), for the order of claims. channel: where changes are announced. topic: where they are published, in the same transaction. transitions: moves that are allowed beside those of the stages, {"from": ["to", ...]}. Errors: 42501 not the owner, 42710 attached already, 42703 no such column, 42804 wrong type, 22023 bad stages, 55000 no primary key.';
 
 CREATE FUNCTION pgjobs.detach_table(target regclass)
 RETURNS void

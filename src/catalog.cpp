@@ -123,15 +123,15 @@ template <class T> static const T *find(const Reader<T> &reader, int32 id) {
 #define QUEUE_COLUMNS                                                                              \
     "SELECT q.id, q.name, q.paused, q.durable_claims, q.notify, q.max_attempts, "                  \
     "COALESCE(q.dead_letter, 0), q.lease, q.backoff, q.backoff_max, q.retention, "                 \
-    "q.dead_retention, COALESCE(q.events_topic, 0), " AT_HOME("q")                                 \
-    "ARRAY(SELECT s.name FROM pgjobs.stage s WHERE s.queue_id = q.id ORDER BY s.number), "         \
-    GRANTS("q", "pgjobs.acl", "queue_id") "FROM pgjobs.queue q "
+    "q.dead_retention, COALESCE(q.events_topic, 0), " AT_HOME(                                     \
+        "q") "ARRAY(SELECT s.name FROM pgjobs.stage s WHERE s.queue_id = q.id ORDER BY "           \
+             "s.number), " GRANTS("q", "pgjobs.acl", "queue_id") "FROM pgjobs.queue q "
 
 #define TOPIC_COLUMNS                                                                              \
-    "SELECT t.id, t.name, t.retention, t.pruned_to, " AT_HOME("t")                                 \
-    "ARRAY(SELECT s.id FROM pgjobs.segment s WHERE s.topic_id = t.id ORDER BY s.id), "             \
-    "ARRAY(SELECT s.floor FROM pgjobs.segment s WHERE s.topic_id = t.id ORDER BY s.id), "          \
-    GRANTS("t", "pgjobs.topic_acl", "topic_id") "FROM pgjobs.topic t "
+    "SELECT t.id, t.name, t.retention, t.pruned_to, " AT_HOME(                                     \
+        "t") "ARRAY(SELECT s.id FROM pgjobs.segment s WHERE s.topic_id = t.id ORDER BY s.id), "    \
+             "ARRAY(SELECT s.floor FROM pgjobs.segment s WHERE s.topic_id = t.id ORDER BY "        \
+             "s.id), " GRANTS("t", "pgjobs.topic_acl", "topic_id") "FROM pgjobs.topic t "
 
 static constinit pg::Statement select_queue_by_name{
     QUEUE_COLUMNS "WHERE q.name = $1", {TEXTOID, OIDOID}, nullptr};

@@ -1,5 +1,6 @@
 // What a session knows of the extension's own objects: queues with their stages, topics with their
-// segments, and the rights on them. Read on first use, forgotten when anybody changes them (relcache invalidation).
+// segments, and the rights on them. Read on first use, forgotten when anybody changes them
+// (relcache invalidation).
 #pragma once
 
 #include "core/name.hpp"

@@ -29,10 +29,11 @@ struct Facts {
     int64 hold_session;           // 0 without
 };
 
-void added(const Facts &now);
-void changed(const Facts &before, const Facts &now);
+// `row` is the version that they are of, the new one of two.
+void added(const Facts &now, TupleTableSlot *row);
+void changed(const Facts &before, const Facts &now, TupleTableSlot *row);
 // A row has left the table: finished, if `final` is a final state; else removed without a trace.
-void removed(const Facts &before, core::State final);
+void removed(const Facts &before, core::State final, TupleTableSlot *row);
 
 // A ready row is about to be locked: should the (sub)transaction roll back, claims must find it
 // again, and who waits must look again.
@@ -105,6 +106,8 @@ void extension_installed();
 
 // The state in which removed rows end, for the trigger; reset at the end of the transaction.
 extern core::State final_state;
+// Why the attempt ended that is being written; nullptr without an error.
+extern const char *error;
 
 // Installs the callbacks; once per process.
 void watch_transactions();

@@ -142,8 +142,8 @@ static void stop_changes(Oid jobs, int patience) {
 static bool begin(Oid jobs, int patience) {
     stop_changes(jobs, patience);
     Relation relation = try_relation_open(jobs, NoLock);
-    bool noted =
-        relation != nullptr && direct::layout_of(relation, direct::Kind::jobs)->announced && changes::notes_all();
+    bool noted = relation != nullptr &&
+                 direct::layout_of(relation, direct::Kind::jobs)->announced && changes::notes_all();
     if (relation != nullptr)
         relation_close(relation, NoLock);
     if (noted) {

@@ -137,7 +137,7 @@ static Layout look_at_leaf(Relation leaf, const Leaf &form) {
 
 static Layout jobs_layout;
 static Layout leaf_layouts[16]; // of those that were used last, places by oid
-static uint32 forgotten; // counts calls of forget()
+static uint32 forgotten;        // counts calls of forget()
 
 const Layout *layout_of(Relation table, Kind kind) {
     Layout *place = kind == Kind::jobs
@@ -146,9 +146,9 @@ const Layout *layout_of(Relation table, Kind kind) {
     if (place->table == RelationGetRelid(table))
         return place;
     uint32 before = forgotten;
-    Layout layout = kind == Kind::jobs ? look_at_jobs(table)
-                                       : look_at_leaf(table, kind == Kind::history ? history_leaf
-                                                                                   : log_leaf);
+    Layout layout = kind == Kind::jobs
+                        ? look_at_jobs(table)
+                        : look_at_leaf(table, kind == Kind::history ? history_leaf : log_leaf);
     layout.table = before == forgotten ? RelationGetRelid(table) : InvalidOid;
     *place = layout;
     return place;

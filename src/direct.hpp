@@ -24,8 +24,8 @@ struct Layout {
     Oid indexes[job_indexes]; // of pgjobs.job, by By; of a partition, in any order
 };
 
-// The layout of pgjobs.job, or of a partition of pgjobs.history or pgjobs.log. The table is open and
-// locked. Good until the next call.
+// The layout of pgjobs.job, or of a partition of pgjobs.history or pgjobs.log. The table is open
+// and locked. Good until the next call.
 const Layout *layout_of(Relation table, Kind kind);
 
 // The row type of jobs with its first columns only: whatever is NULL behind them need not be in the

@@ -29,14 +29,16 @@ static void check_pattern(const char *pattern) {
 }
 
 static bool matches(Datum key, Datum pattern) {
-    return pattern == 0 || (key != 0 && DatumGetBool(DirectFunctionCall2Coll(
-                                            textlike, C_COLLATION_OID, key, pattern)));
+    return pattern == 0 ||
+           (key != 0 &&
+            DatumGetBool(DirectFunctionCall2Coll(textlike, C_COLLATION_OID, key, pattern)));
 }
 
 // ---- subscribe_queue ----
 
 static constinit pg::Statement upsert_feed{
-    "INSERT INTO pgjobs.feed AS f (id, queue_id, topic_id, position, key_pattern, stage, created_at) "
+    "INSERT INTO pgjobs.feed AS f (id, queue_id, topic_id, position, key_pattern, stage, "
+    "created_at) "
     "VALUES ($1, $2, $3, $4, $5, $6, pg_catalog.clock_timestamp()) "
     "ON CONFLICT (queue_id, topic_id) DO UPDATE SET key_pattern = excluded.key_pattern, "
     "stage = excluded.stage",
@@ -132,10 +134,15 @@ static Feeds read_feeds(int32 last) {
             feeds.list = static_cast<Feed *>(palloc0(sizeof(Feed) * (count + 1)));
             feeds.count = static_cast<int>(count);
             for (uint64 i = 0; i < count; i++) {
-                Datum pattern = pg::is_null(i, 5) ? 0 : PointerGetDatum(PG_DETOAST_DATUM_COPY(
-                                                            pg::datum_at(i, 5)));
-                feeds.list[i] = {pg::int32_at(i, 1), pg::int32_at(i, 2), pg::int32_at(i, 3),
-                                 pg::int64_at(i, 4), pattern,            pg::int16_at(i, 6)};
+                Datum pattern = pg::is_null(i, 5)
+                                    ? 0
+                                    : PointerGetDatum(PG_DETOAST_DATUM_COPY(pg::datum_at(i, 5)));
+                feeds.list[i] = {pg::int32_at(i, 1),
+                                 pg::int32_at(i, 2),
+                                 pg::int32_at(i, 3),
+                                 pg::int64_at(i, 4),
+                                 pattern,
+                                 pg::int16_at(i, 6)};
             }
         });
     });
@@ -212,8 +219,15 @@ static Delivered deliver_one(const Feed &feed, TimestampTz now) {
         return log::scan(topic, feed.position, nullptr, [&](const log::Message &message) {
             if (matches(message.key, feed.pattern)) {
                 pg::in_context(scratch, [&] {
-                    life::NewJob job{queue, feed.stage, 0, queue->max_attempts, now, never,
-                                     message.payload, make_headers(topic, message), nullptr};
+                    life::NewJob job{queue,
+                                     feed.stage,
+                                     0,
+                                     queue->max_attempts,
+                                     now,
+                                     never,
+                                     message.payload,
+                                     make_headers(topic, message),
+                                     nullptr};
                     life::add(jobs, job, now);
                 });
                 MemoryContextReset(scratch);

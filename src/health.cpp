@@ -1,6 +1,9 @@
 // pgjobs.health(): what can be wrong, looked at without counting anything. Each check says what it
 // saw; none raises where something is missing.
+#include "health.hpp"
+
 #include "acl.hpp"
+#include "attach.hpp"
 #include "catalog.hpp"
 #include "core/version.hpp"
 #include "count.hpp"
@@ -18,13 +21,13 @@ constexpr int64 long_open = 5 * USECS_PER_MINUTE; // and others
 constexpr double full_notify_queue = 0.5;         // of the server's queue of notifications
 #define MANY_TRANSACTIONS "1000000"
 
-static void report(FunctionCallInfo fcinfo, const char *name, bool ok, const char *detail) {
+void report(FunctionCallInfo fcinfo, const char *name, bool ok, const char *detail) {
     Datum values[] = {CStringGetTextDatum(name), BoolGetDatum(ok), CStringGetTextDatum(detail)};
     bool nulls[lengthof(values)] = {};
     pg::return_row(fcinfo, values, nulls);
 }
 
-static const char *in_words(int64 microseconds) {
+const char *in_words(int64 microseconds) {
     int64 seconds = microseconds / USECS_PER_SEC;
     if (seconds < 120)
         return psprintf(INT64_FORMAT " s", seconds);
@@ -251,42 +254,36 @@ static void check_notifications(FunctionCallInfo fcinfo) {
 
 // ---- the tables ----
 
-static constinit pg::Statement select_strangers{
-    "SELECT q.id, q.name FROM pgjobs.queue q WHERE NOT EXISTS (SELECT FROM pgjobs.home h "
-    "WHERE h.id = q.home AND h.database = $1) ORDER BY q.name",
-    {OIDOID},
-    nullptr};
+// Of queues or topics.
+struct Strangers {
+    int count;
+    const char *first;
+};
+template <class T>
+static Strangers find_strangers(const acl::Visible &visible, const T *(*find)(int32)) {
+    Strangers strangers{};
+    for (int i = 0; i < visible.count; i++) {
+        const T *object = find(visible.ids[i]);
+        if (object == nullptr || object->home)
+            continue;
+        strangers.count++;
+        if (strangers.first == nullptr)
+            strangers.first = object->name;
+    }
+    return strangers;
+}
 
 static void check_quarantine(FunctionCallInfo fcinfo) {
-    auto *names = static_cast<char **>(nullptr);
-    uint64 count = 0;
-    auto *ids = static_cast<int32 *>(nullptr);
-    MemoryContext caller = CurrentMemoryContext;
-    pg::as_owner([&] {
-        count = pg::run(&select_strangers, pg::oid_value(MyDatabaseId));
-        pg::in_context(caller, [&] {
-            names = static_cast<char **>(palloc(sizeof(char *) * (count + 1)));
-            ids = static_cast<int32 *>(palloc(sizeof(int32) * (count + 1)));
-            for (uint64 i = 0; i < count; i++) {
-                ids[i] = pg::int32_at(i, 1);
-                names[i] = TextDatumGetCString(pg::datum_at(i, 2));
-            }
-        });
-    });
-    int seen = 0;
-    const char *first = nullptr;
-    for (uint64 i = 0; i < count; i++) {
-        const Queue *queue = find_queue(ids[i]);
-        if (queue == nullptr || !has_right(queue, monitor | operate | own))
-            continue;
-        seen++;
-        first = first != nullptr ? first : names[i];
-    }
-    report(fcinfo, "quarantine", seen == 0,
-           seen == 0 ? "no queue"
-                     : psprintf("%d queues, such as \"%s\": call pgjobs.resume() if their jobs are "
-                                "to run in this database",
-                                seen, first));
+    Strangers queues =
+        find_strangers<Queue>(acl::visible_queues(monitor | operate | own), find_queue);
+    Strangers topics = find_strangers<Topic>(acl::visible_topics(), find_topic);
+    bool none = queues.count + topics.count == 0;
+    report(fcinfo, "quarantine", none,
+           none ? "no queue, no topic"
+                : psprintf("%d queues and %d topics, such as \"%s\": call pgjobs.resume() if their "
+                           "jobs are to run in this database",
+                           queues.count, topics.count,
+                           queues.first != nullptr ? queues.first : topics.first));
 }
 
 // What is wrong with the table of jobs; nullptr if nothing is.
@@ -355,6 +352,37 @@ static void check_figures(FunctionCallInfo fcinfo) {
     report(fcinfo, "figures", overview.wrong == 0, detail);
 }
 
+// Attached tables that one may not see are none of one's business.
+static void check_attached(FunctionCallInfo fcinfo) {
+    List *tables = pg::as_owner(
+        [] { return pg::in_context(TopTransactionContext, [] { return attached_tables(); }); });
+    const char *fault = nullptr;
+    ListCell *cell;
+    foreach (cell, tables) {
+        const char *found = fault == nullptr ? attach::fault_of(lfirst_oid(cell)) : nullptr;
+        if (found != nullptr)
+            fault = psprintf("table \"%s\" %s", get_rel_name(lfirst_oid(cell)), found);
+    }
+    report(fcinfo, "attached tables", fault == nullptr,
+           fault != nullptr ? fault : psprintf("%d, as they should be", list_length(tables)));
+}
+
+static constinit pg::Statement select_stale{
+    "SELECT w.due_at FROM pgjobs.working_row w WHERE w.due_at < $2 AND EXISTS ("
+    "SELECT FROM pgjobs.home h WHERE h.id = w.home AND h.database = $1) "
+    "ORDER BY w.due_at LIMIT 1",
+    {OIDOID, TIMESTAMPTZOID},
+    nullptr};
+
+static void check_stale(FunctionCallInfo fcinfo, TimestampTz now) {
+    TimestampTz since = pg::as_owner([&]() -> TimestampTz {
+        return pg::run(&select_stale, pg::oid_value(MyDatabaseId), pg::value(now)) == 0
+                   ? now
+                   : pg::int64_at(0, 1);
+    });
+    check_late(fcinfo, "stale rows", "a row should have been taken back", since, now);
+}
+
 // pgjobs.health() -> setof (name, ok, detail)
 PGJOBS_FUNCTION(health) {
     acl::require_monitor("see the health of pgjobs");
@@ -372,6 +400,7 @@ PGJOBS_FUNCTION(health) {
     check_quarantine(fcinfo);
     check_history(fcinfo);
     check_figures(fcinfo);
+    check_topics(fcinfo, now);
     // Not to be waited for: somebody may be in the middle of a VACUUM FULL.
     if (!ConditionalLockRelationOid(relations()->job, AccessShareLock)) {
         report(fcinfo, "table", false, "pgjobs.job is locked by somebody who needs it alone");
@@ -379,6 +408,8 @@ PGJOBS_FUNCTION(health) {
     }
     check_table(fcinfo);
     check_scheduled(fcinfo, now);
+    check_attached(fcinfo);
+    check_stale(fcinfo, now);
     UnlockRelationOid(relations()->job, AccessShareLock);
     PG_RETURN_NULL();
 }

@@ -84,7 +84,8 @@ static void open_leaf(Archive *archive, store::Table *jobs, TimestampTz keep_unt
     archive->leaf = nullptr;
     if (!OidIsValid(leaf_oid(start)))
         pg::as_owner([&] { make_partition(start); });
-    archive->leaf = pg::in_context(jobs->context, [&] { return store::open(leaf_oid(start), store::Kind::history); });
+    archive->leaf = pg::in_context(
+        jobs->context, [&] { return store::open(leaf_oid(start), store::Kind::history); });
     archive->leaf_start = start;
 }
 

@@ -46,8 +46,8 @@ PGJOBS_FUNCTION(resume) {
     pg::as_owner([] {
         LockRelationOid(relations()->queue, ShareRowExclusiveLock);
         pg::run(&delete_strange_homes, pg::oid_value(MyDatabaseId));
-        int64 home =
-            pg::run(&select_home, pg::oid_value(MyDatabaseId)) > 0 ? pg::int64_at(0, 1) : insert_new();
+        int64 home = pg::run(&select_home, pg::oid_value(MyDatabaseId)) > 0 ? pg::int64_at(0, 1)
+                                                                            : insert_new();
         bool adopted = pg::run(&adopt_queues, pg::value(home)) > 0;
         adopted |= pg::run(&adopt_topics, pg::value(home)) > 0;
         attach::adopt(home);

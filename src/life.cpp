@@ -243,8 +243,8 @@ static void add_dead_letter(store::Table *jobs, const Queue *queue, const char *
     add(jobs, letter, now);
 }
 
-State fail(store::Table *jobs, history::Archive *archive, const Queue *queue,
-           const Failure &failure, TimestampTz now) {
+static State end_attempt(store::Table *jobs, history::Archive *archive, const Queue *queue,
+                         const Failure &failure, TimestampTz now) {
     Datum attempts = with_attempt(jobs, queue, failure.outcome, failure.error, now);
     bool left = store::get_int32(jobs, Col::attempt) < store::get_int32(jobs, Col::max_attempts);
     if (!left || !failure.retry) {
@@ -268,6 +268,14 @@ State fail(store::Table *jobs, history::Archive *archive, const Queue *queue,
         set_due(jobs, failure.due_at, now);
     store::update(jobs);
     return State::scheduled;
+}
+
+State fail(store::Table *jobs, history::Archive *archive, const Queue *queue,
+           const Failure &failure, TimestampTz now) {
+    changes::error = failure.error != nullptr ? failure.error : failure.outcome;
+    State state = end_attempt(jobs, archive, queue, failure, now);
+    changes::error = nullptr;
+    return state;
 }
 
 static bool finish(store::Table *jobs, history::Archive *archive, const Queue *queue,

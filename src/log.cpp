@@ -27,7 +27,9 @@ static Datum column(TupleTableSlot *slot, Line line) {
     return null ? 0 : datum;
 }
 
-static int64 position_of(TupleTableSlot *slot) { return DatumGetInt64(column(slot, Line::position)); }
+static int64 position_of(TupleTableSlot *slot) {
+    return DatumGetInt64(column(slot, Line::position));
+}
 
 // A scan of one segment by position.
 struct Segments {
@@ -154,7 +156,7 @@ static TopicEnd read_end(const Topic *topic) {
     end.topic = topic->id;
     end.database = MyDatabaseId;
     end.log = relations()->log;
-    end.next = topic->pruned_to + 1;
+    int64 next = topic->pruned_to + 1;
     end.rotate_at = never;
     end.span = span_of(topic->retention);
     end.fed = has_feed(topic->id);
@@ -164,18 +166,18 @@ static TopicEnd read_end(const Topic *topic) {
         if (newest) {
             end.segment = topic->segments[i].id;
             end.leaf = leaf_of(end.segment);
-            end.next = Max(end.next, topic->segments[i].floor);
+            next = Max(next, topic->segments[i].floor);
         }
         if (!row.found)
             continue;
-        end.next = Max(end.next, row.position + 1);
+        next = Max(next, row.position + 1);
         end.latest = row.published_at;
         if (newest) // it may have been written to since long
             end.rotate_at = any_row(end.segment, 0, ForwardScanDirection).published_at + end.span;
         break;
     }
-    end.end = end.next;
-    end.settled = has_prepared() ? 0 : end.next - 1;
+    end.positions = {next, next};
+    end.settled = has_prepared() ? 0 : next - 1;
     return end;
 }
 
@@ -204,8 +206,8 @@ static void refuse_on_standby() {
                 errhint("Read on the primary, or query the table pgjobs.log as its owner."));
 }
 
-// The place, made if need be, with its lock held.
-static TopicEnd *lock_or_make_place(const Topic *topic) {
+// The place, made if need be, with its lock held; nullptr if all are taken.
+static TopicEnd *try_lock_place(const Topic *topic) {
     refuse_on_standby();
     for (;;) {
         TopicEnd *place = lock_place(topic->id);
@@ -223,8 +225,22 @@ static TopicEnd *lock_or_make_place(const Topic *topic) {
             return false;
         });
         if (!made)
-            no_place(topic);
+            return nullptr;
     }
+}
+
+static TopicEnd *lock_or_make_place(const Topic *topic) {
+    TopicEnd *place = try_lock_place(topic);
+    if (place == nullptr)
+        no_place(topic);
+    return place;
+}
+
+bool has_place(const Topic *topic) {
+    TopicEnd *place = try_lock_place(topic);
+    if (place != nullptr)
+        unlock(place);
+    return place != nullptr;
 }
 
 // ---- registering ----
@@ -253,13 +269,13 @@ struct Range {
 
 // Positions for `count` messages, registered; false if a new block is needed. `place` is locked.
 static bool take(TopicEnd *place, int count, TimestampTz now, Range *range) {
-    if (place->end - place->next < count)
+    int64_t first;
+    if (!core::take(&place->positions, count, &first))
         return false;
     place->latest = Max(place->latest, now);
     if (place->rotate_at == never)
         place->rotate_at = place->latest + place->span;
-    *range = {place->next, place->latest, place->rotate_at, place->segment, place->leaf};
-    place->next += count;
+    *range = {first, place->latest, place->rotate_at, place->segment, place->leaf};
     place->publishers++;
     *mine() = {static_cast<int32>(place - topic_ends) + 1, range->first};
     return true;
@@ -291,14 +307,6 @@ static int64 next_block(const Topic *topic) {
     return first;
 }
 
-// Blocks of two processes may come in either order: what lies before the end is given up.
-static void add_block(TopicEnd *place, int64 first) {
-    if (first > place->end)
-        place->next = first;
-    if (first >= place->end)
-        place->end = first + block;
-}
-
 static Range take_positions(const Topic *topic, int count) {
     if (mine()->place != 0)
         ereport(ERROR, errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
@@ -315,7 +323,7 @@ static Range take_positions(const Topic *topic, int count) {
             return range;
         int64 first = next_block(topic);
         place = lock_or_make_place(topic);
-        add_block(place, first);
+        core::add_block(&place->positions, first, block);
         unlock(place);
     }
 }
@@ -365,16 +373,12 @@ void append(const Topic *topic, const Draft *drafts, int count, int64 *positions
 
 // ---- reading ----
 
-// All positions up to the limit have their rows, or never will. `place` is locked.
+// Every position up to here has its row, or never will. `place` is locked.
 static int64 limit_of(TopicEnd *place) {
-    int64 limit = place->next - 1;
-    if (place->publishers == 0)
-        return limit;
     auto number = static_cast<int32>(place - topic_ends) + 1;
-    for (int i = 0; i < shared->procs; i++)
-        if (publishers[i].place == number)
-            limit = Min(limit, publishers[i].lowest - 1);
-    return limit;
+    return core::limit_of(place->positions, place->publishers > 0 ? shared->procs : 0, [&](int i) {
+        return publishers[i].place == number ? publishers[i].lowest : PG_INT64_MAX;
+    });
 }
 
 struct Limit {
@@ -391,6 +395,13 @@ static Limit look_at_end(const Topic *topic) {
 }
 
 int64 last_position(const Topic *topic) { return look_at_end(topic).position; }
+
+int64 next_position(const Topic *topic) {
+    TopicEnd *place = lock_or_make_place(topic);
+    int64 next = place->positions.next;
+    unlock(place);
+    return next;
+}
 
 static void require_kept(const Topic *topic, int64 after, const char *subscription) {
     if (after >= topic->pruned_to)
@@ -420,13 +431,9 @@ static const Topic *look_again(const Topic *topic) {
     return now;
 }
 
-// The first segment that may have messages behind `after`. One has messages above its successor's
-// floor if they were published while that was made, so it is not passed over.
 static int first_segment(const Topic *topic, int64 after) {
-    int first = 0;
-    while (first + 1 < topic->segment_count && topic->segments[first + 1].floor <= after)
-        first++;
-    return Max(first - 1, 0);
+    return core::first_segment(topic->segment_count, after,
+                               [&](int i) { return topic->segments[i].floor; });
 }
 
 static bool is_under_way(TupleTableSlot *slot, const SnapshotData &dirty) {
@@ -446,6 +453,7 @@ struct Walk {
     int64 after; // visited up to here
     int64 limit;
     TransactionId holder;
+    TimestampTz held_since;
     bool stopped;
     bool (*visit)(const Message &, void *);
     void *argument;
@@ -463,6 +471,7 @@ static bool walk_segment(Walk *walk, int32 segment) {
         CHECK_FOR_INTERRUPTS();
         if (is_under_way(s.slot, dirty)) {
             walk->holder = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : GetTopTransactionId();
+            walk->held_since = DatumGetTimestampTz(column(s.slot, Line::published_at));
             walk->limit = position_of(s.slot) - 1;
             walk->stopped = true;
             break;
@@ -492,7 +501,7 @@ Reached scan(const Topic *topic, int64 after, const char *subscription,
         topic = look_again(topic);
     require_kept(topic, after, subscription);
     bool pushed = store::push_snapshot();
-    Walk walk = {after, limit.position, InvalidTransactionId, false, visit, argument};
+    Walk walk = {after, limit.position, InvalidTransactionId, 0, false, visit, argument};
     for (int i = first_segment(topic, after); !walk.stopped && i < topic->segment_count; i++)
         if (walk.after < walk.limit && !walk_segment(&walk, topic->segments[i].id)) {
             topic = look_again(topic);
@@ -501,7 +510,7 @@ Reached scan(const Topic *topic, int64 after, const char *subscription,
         }
     if (pushed)
         PopActiveSnapshot();
-    Reached reached = {Max(walk.limit, after), walk.holder};
+    Reached reached = {Max(walk.limit, after), walk.holder, walk.held_since};
     note_settled(topic, after, reached.position);
     return reached;
 }
@@ -509,6 +518,19 @@ Reached scan(const Topic *topic, int64 after, const char *subscription,
 Reached settle(const Topic *topic) {
     int64 from = Max(look_at_end(topic).settled, topic->pruned_to);
     return scan(topic, from, nullptr, [](const Message &) { return true; });
+}
+
+Lag lag_of(const Topic *topic, int64 place) {
+    Lag lag{};
+    bool any = false;
+    scan(topic, Max(place, topic->pruned_to), nullptr, [&](const Message &first) {
+        lag.since = first.published_at;
+        any = true;
+        return false;
+    });
+    if (any)
+        lag.messages = last_position(topic) - place;
+    return lag;
 }
 
 // ---- reading by time ----

@@ -1,11 +1,12 @@
-// The log of a topic: messages in the order of their positions, for readers who never see a position
-// while a lower one may still come.
+// The log of a topic: messages in the order of their positions, for readers who never see a
+// position while a lower one may still come.
 //
 // Who publishes takes positions and is registered with the lowest of them until his rows are in the
-// index. A reader goes no further than the lowest that is registered: every position up to there has
-// its row or never will. Then he judges each row when he comes to it: committed, delivered; under
-// way, the batch ends before it; gone, a hole that stays. So he depends on no snapshot, and is held
-// up only by transactions that have published to this topic. docs/topics.md has the reasons.
+// index. A reader goes no further than the lowest that is registered: every position up to there
+// has its row or never will. Then he judges each row when he comes to it: committed, delivered;
+// under way, the batch ends before it; gone, a hole that stays. So he depends on no snapshot, and
+// is held up only by transactions that have published to this topic. docs/topics.md has the
+// reasons.
 #pragma once
 
 #include "catalog.hpp"
@@ -52,10 +53,12 @@ struct Message {
 struct Reached {
     int64 position;
     TransactionId holder;
+    TimestampTz held_since; // when it published
 };
 
-// Visits the committed messages behind `after` in order, as long as `visit` says so. Raises 55000 if
-// messages behind `after` were dropped; `subscription` is named then, nullptr for a reader without.
+// Visits the committed messages behind `after` in order, as long as `visit` says so. Raises 55000
+// if messages behind `after` were dropped; `subscription` is named then, nullptr for a reader
+// without.
 Reached scan(const Topic *topic, int64 after, const char *subscription,
              bool (*visit)(const Message &, void *), void *argument);
 template <class F>
@@ -63,12 +66,22 @@ Reached scan(const Topic *topic, int64 after, const char *subscription, F visit)
     static_assert(pg::plain_body<F>);
     return scan(
         topic, after, subscription,
-        [](const Message &message, void *argument) { return (*static_cast<F *>(argument))(message); },
+        [](const Message &message, void *argument) {
+            return (*static_cast<F *>(argument))(message);
+        },
         &visit);
 }
 
 // The last place that no transaction under way can put a message before.
 Reached settle(const Topic *topic);
+
+// How far a place is behind: positions behind it, 0 if no message is there, and when the first one
+// there was published. Messages that were dropped do not count.
+struct Lag {
+    int64 messages;
+    TimestampTz since;
+};
+Lag lag_of(const Topic *topic, int64 place);
 
 // The place before the first message published at or after `at`, committed or not.
 int64 place_before(const Topic *topic, TimestampTz at);
@@ -77,9 +90,15 @@ int64 place_before(const Topic *topic, TimestampTz at);
 // nobody registers.
 int64 last_position(const Topic *topic);
 
+// No position was given out from here on.
+int64 next_position(const Topic *topic);
+
 // From now on, who publishes calls the worker to deliver.
 void set_fed(const Topic *topic);
 bool is_fed(int32 topic); // for callbacks
+
+// Whether the topic has a place in shared memory, or has got one.
+bool has_place(const Topic *topic);
 
 // ---- segments ----
 
@@ -88,7 +107,8 @@ void sequence_name(int32 topic, char *name);  // NAMEDATALEN
 // Whether messages were written to the newest segment, and when it should be closed.
 bool is_written(const Topic *topic, TimestampTz *rotate_at);
 bool is_current(const Topic *topic, int32 segment);
-// The last committed position in a segment, 0 without any. The caller has locked it against writers.
+// The last committed position in a segment, 0 without any. The caller has locked it against
+// writers.
 int64 last_in(int32 segment);
 // For callbacks: new messages go to this segment.
 void move_to(int32 topic, int32 segment, Oid leaf, int64 span);

@@ -53,6 +53,17 @@ struct SegmentEntry { // made, or the topic has gone
     Oid leaf;
     int64 span;
 };
+struct OutboxEntry { // to be published when the transaction ends
+    int level;
+    int32 topic;
+    const char *key;  // nullptr: a job's event
+    const char *json; // of others
+    Event event;
+    core::State from; // the state of the job before
+    bool created;     // there was none
+    const char *worker;
+    const char *error_class; // both nullptr without
+};
 struct StagesEntry { // new, or gone with their queue
     int level;
     int32 queue;
@@ -86,6 +97,7 @@ struct Pending {
     Entries<StagesEntry> stages;
     Entries<TopicEntry> topics;
     Entries<SegmentEntry> segments;
+    Entries<OutboxEntry> outbox;
     // Claims that need not wait for the disk.
     bool claimed;
     bool durable;
@@ -95,6 +107,8 @@ extern Pending pending;
 
 // Nothing has happened.
 void forget();
+// Something is about to be noted.
+void begin();
 
 void merge_tallies(int level);
 void forget_own_reached();

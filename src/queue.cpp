@@ -250,14 +250,20 @@ PGJOBS_FUNCTION(alter_queue) {
             options.dead_letter[0] == '\0' ? 0 : dead_letter_id(options.dead_letter, queue->id));
     pg::Value events{};
     if (options.events_topic != nullptr)
-        events = pg::value(
-            options.events_topic[0] == '\0' ? 0 : events_topic_id(options.events_topic));
+        events =
+            pg::value(options.events_topic[0] == '\0' ? 0 : events_topic_id(options.events_topic));
     pg::as_owner([&] {
-        const pg::Value values[] = {
-            pg::value(queue->id),   options.lease,       options.max_attempts,
-            options.backoff,        options.backoff_max, options.retention,
-            options.dead_retention, options.notify,      letter,
-            options.durable_claims, events};
+        const pg::Value values[] = {pg::value(queue->id),
+                                    options.lease,
+                                    options.max_attempts,
+                                    options.backoff,
+                                    options.backoff_max,
+                                    options.retention,
+                                    options.dead_retention,
+                                    options.notify,
+                                    letter,
+                                    options.durable_claims,
+                                    events};
         pg::run(&update_queue, values);
         insert_stages(queue->id, options.stages, queue->stage_count);
         TimestampTz now = GetCurrentTimestamp();

@@ -1,8 +1,10 @@
 #include "row_changes.hpp"
 
 #include "announce.hpp"
+#include "catalog.hpp"
 #include "changes.hpp"
 #include "entries.hpp"
+#include "outbox.hpp"
 #include "pg/spi.hpp"
 #include "shared.hpp"
 #include "wait.hpp"
@@ -205,9 +207,16 @@ static void note_resync(const Attachment *attachment) {
     resync->text = text;
 }
 
+static void note_message(const RowShape *shape, TupleTableSlot *row, const Move &move) {
+    const Attachment *attachment = shape->attachment;
+    const Topic *topic = find_topic(attachment->topic);
+    if (topic != nullptr && topic->home && attachment->key_count > 0)
+        outbox::add(topic->id, key_of_row(shape, row), payload_of(shape, row, move));
+}
+
 static void note_announcement(const RowShape *shape, TupleTableSlot *row, const Move &move) {
     const Attachment *attachment = shape->attachment;
-    if (attachment->channel == nullptr || !attachment->at_home || has_resync(attachment->table))
+    if (has_resync(attachment->table))
         return;
     if (attachment->key_count == 0 || pending.announcements.count >= most_announcements) {
         note_resync(attachment);
@@ -225,7 +234,12 @@ void note(const RowShape *shape, TupleTableSlot *row, const Move &move) {
     note_waiting(shape->attachment, move.from, move.to);
     if (shape->attachment->timed != 0)
         note_timed(shape, row, move);
-    note_announcement(shape, row, move);
+    if (!shape->attachment->at_home)
+        return;
+    if (shape->attachment->channel != nullptr)
+        note_announcement(shape, row, move);
+    if (shape->attachment->topic != nullptr)
+        note_message(shape, row, move);
 }
 
 // ---- writing records ----

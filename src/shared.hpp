@@ -4,6 +4,7 @@
 
 #include "core/depth.hpp"
 #include "core/frontier.hpp"
+#include "core/positions.hpp"
 #include "core/state.hpp"
 #include "pg/scope.hpp"
 
@@ -101,19 +102,18 @@ struct StageScan {
 
 // Where the log of a topic ends; see log.hpp. Unlike the rest this is no hint: who publishes takes
 // positions here, and blocks of them come from the topic's sequence. A place is taken under the
-// topics lock; everything in it is guarded by its own spinlock, and so is the Publisher of a process
-// that names it.
+// topics lock; everything in it is guarded by its own spinlock, and so is the Publisher of a
+// process that names it.
 struct TopicEnd {
     slock_t lock;
     Oid database; // InvalidOid: free
     Oid log;      // the table: a new extension counts its topics from 1 again
     int32 topic;
-    int32 segment;         // where new messages go
-    Oid leaf;              // its table
-    int32 publishers;      // processes that have taken positions and not yet written the rows
-    bool fed;              // a queue subscribes to it: who publishes calls the worker
-    int64 next;            // the next position
-    int64 end;             // positions from here on are not ours to give
+    int32 segment;    // where new messages go
+    Oid leaf;         // its table
+    int32 publishers; // processes that have taken positions and not yet written the rows
+    bool fed;         // a queue subscribes to it: who publishes calls the worker
+    core::Positions positions;
     int64 settled;         // all up to here are known to be committed or holes
     TimestampTz latest;    // published_at of the last message: times never go back
     TimestampTz rotate_at; // the segment is full then; never while it is empty

@@ -12,8 +12,8 @@
 
 namespace pgjobs::subscription {
 
-constexpr int64 shortest_lease = 1000;       // microseconds
-constexpr int64 doubt = USECS_PER_SEC;       // a transaction that reads may end without a word
+constexpr int64 shortest_lease = 1000; // microseconds
+constexpr int64 doubt = USECS_PER_SEC; // a transaction that reads may end without a word
 
 struct Subscription {
     int32 id;
@@ -76,8 +76,7 @@ static Use use(FunctionCallInfo fcinfo) {
 
 static LOCKTAG tag_of(int32 id) {
     LOCKTAG tag;
-    SET_LOCKTAG_OBJECT(tag, MyDatabaseId,
-                       get_relname_relid("subscription", relations()->schema),
+    SET_LOCKTAG_OBJECT(tag, MyDatabaseId, get_relname_relid("subscription", relations()->schema),
                        static_cast<Oid>(id), 0);
     return tag;
 }
@@ -130,12 +129,12 @@ static int64 place_before(const Topic *topic, int64 position) {
     if (position <= 1)
         return topic->pruned_to;
     if (position <= topic->pruned_to)
-        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                errmsg("position " INT64_FORMAT " of topic \"%s\" is not kept any more", position,
-                       topic->name),
-                errdetail("Messages up to position " INT64_FORMAT " were dropped.",
-                          topic->pruned_to),
-                errhint("Give 0 for the oldest message kept."));
+        ereport(
+            ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+            errmsg("position " INT64_FORMAT " of topic \"%s\" is not kept any more", position,
+                   topic->name),
+            errdetail("Messages up to position " INT64_FORMAT " were dropped.", topic->pruned_to),
+            errhint("Give 0 for the oldest message kept."));
     return position - 1;
 }
 
@@ -144,11 +143,10 @@ static int64 wanted_place(FunctionCallInfo fcinfo, int argument, const Topic *to
     check_one(pg::given(fcinfo, argument), pg::given(fcinfo, argument + 1), position_name,
               time_name);
     if (pg::given(fcinfo, argument))
-        return place_before(topic, pg::ranged(PG_GETARG_INT64(argument), position_name, 0,
-                                              PG_INT64_MAX));
+        return place_before(topic,
+                            pg::ranged(PG_GETARG_INT64(argument), position_name, 0, PG_INT64_MAX));
     if (pg::given(fcinfo, argument + 1))
-        return log::place_before(
-            topic, pg::finite(PG_GETARG_TIMESTAMPTZ(argument + 1), time_name));
+        return log::place_before(topic, pg::finite(PG_GETARG_TIMESTAMPTZ(argument + 1), time_name));
     return log::settle(topic).position;
 }
 
@@ -190,8 +188,7 @@ PGJOBS_FUNCTION(unsubscribe) {
     pg::require_writable("pgjobs.unsubscribe()");
     Use subscription = use(fcinfo);
     lock_or_fail(&subscription);
-    pg::as_owner(
-        [&] { pg::run(&delete_subscription, pg::value(subscription.subscription.id)); });
+    pg::as_owner([&] { pg::run(&delete_subscription, pg::value(subscription.subscription.id)); });
     changes::published(subscription.topic->id); // who waits learns that it is gone
     PG_RETURN_VOID();
 }
@@ -311,9 +308,8 @@ PGJOBS_FUNCTION(seek) {
     lock_or_fail(&moved);
     int64 place = wanted_place(fcinfo, 1, moved.topic, "to_position", "to_time");
     changes::published(moved.topic->id);
-    pg::as_owner([&] {
-        pg::run(&update_moved, pg::value(moved.subscription.id), pg::value(place));
-    });
+    pg::as_owner(
+        [&] { pg::run(&update_moved, pg::value(moved.subscription.id), pg::value(place)); });
     PG_RETURN_VOID();
 }
 
@@ -376,14 +372,13 @@ PGJOBS_FUNCTION(_lag) {
         elog(ERROR, "return type must be a row type");
     Datum values[2] = {};
     bool nulls[2] = {true, true};
-    if (topic != nullptr && !RecoveryInProgress() && has_right(topic, monitor | Right::subscribe | own)) {
+    if (topic != nullptr && !RecoveryInProgress() &&
+        has_right(topic, monitor | Right::subscribe | own)) {
+        log::Lag lag = log::lag_of(topic, place);
+        values[0] = Int64GetDatum(lag.messages);
+        values[1] = TimestampTzGetDatum(lag.since);
         nulls[0] = false;
-        log::scan(topic, Max(place, topic->pruned_to), nullptr, [&](const log::Message &first) {
-            values[1] = TimestampTzGetDatum(first.published_at);
-            nulls[1] = false;
-            return false;
-        });
-        values[0] = Int64GetDatum(nulls[1] ? 0 : log::last_position(topic) - place);
+        nulls[1] = lag.messages == 0;
     }
     PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls)));
 }

@@ -5,6 +5,7 @@
 #include "lease.hpp"
 #include "log.hpp"
 #include "notify.hpp"
+#include "outbox.hpp"
 #include "pending.hpp"
 #include "prepared.hpp"
 #include "presence.hpp"
@@ -309,6 +310,7 @@ static void at_transaction(XactEvent event, void *) {
     }
     switch (event) {
     case XACT_EVENT_PRE_COMMIT:
+        outbox::publish_all();
         begin_stages();
         relax_commit();
         break;
@@ -317,6 +319,7 @@ static void at_transaction(XactEvent event, void *) {
             ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
                     errmsg("cannot prepare a transaction that holds jobs for this session"),
                     errhint("Claim with a lease instead of hold => true."));
+        outbox::publish_all();
         pin(); // before COMMIT PREPARED can be
         break;
     case XACT_EVENT_PREPARE:
@@ -359,11 +362,13 @@ static void at_subtransaction(SubXactEvent event, SubTransactionId, SubTransacti
         cut(&pending.stages, level);
         cut(&pending.topics, level);
         cut(&pending.segments, level);
+        cut(&pending.outbox, level);
         for (Mark *mark : marks)
             if (mark->level >= level)
                 mark->level = 0;
         forget_own_reached();
         final_state = State::ready;
+        error = nullptr;
     } else if (event == SUBXACT_EVENT_COMMIT_SUB) {
         merge_tallies(level);
         hand_up(&pending.events, level);
@@ -372,6 +377,7 @@ static void at_subtransaction(SubXactEvent event, SubTransactionId, SubTransacti
         hand_up(&pending.stages, level);
         hand_up(&pending.topics, level);
         hand_up(&pending.segments, level);
+        hand_up(&pending.outbox, level);
         for (Mark *mark : marks)
             if (mark->level >= level)
                 mark->level = level - 1;

@@ -38,7 +38,8 @@ static void own_sequence(int32 topic) {
 static void make_sequence(int32 topic) {
     char name[NAMEDATALEN];
     log::sequence_name(topic, name);
-    pg::run_utility(psprintf("CREATE SEQUENCE pgjobs.%s INCREMENT BY " INT64_FORMAT, name, log::block));
+    pg::run_utility(
+        psprintf("CREATE SEQUENCE pgjobs.%s INCREMENT BY " INT64_FORMAT, name, log::block));
     own_sequence(topic);
 }
 
@@ -82,8 +83,8 @@ static constinit pg::Statement insert_segment{
     nullptr};
 
 // ATTACH takes SHARE UPDATE EXCLUSIVE on the parent: neither readers nor writers wait. Taken first,
-// it also keeps two makers apart. Rows are never updated, so pages are filled and there is nothing to
-// vacuum.
+// it also keeps two makers apart. Rows are never updated, so pages are filled and there is nothing
+// to vacuum.
 static Oid make_table(int32 segment) {
     LockRelationOid(relations()->log, ShareUpdateExclusiveLock);
     char name[NAMEDATALEN];
@@ -154,6 +155,7 @@ PGJOBS_FUNCTION(create_topic) {
                 pg::value(PG_GETARG_DATUM(1)));
         make_sequence(id);
         make_segment(id, retention, 1, GetCurrentTimestamp());
+        log::last_position(find_topic(id)); // there must be a place for it
         acl::grant(acl::topics, id, creator, all_topic_rights);
     });
     PG_RETURN_VOID();
@@ -174,9 +176,8 @@ PGJOBS_FUNCTION(alter_topic) {
     const Topic *topic = owned_topic(fcinfo, "pgjobs.alter_topic()");
     if (retention == 0)
         PG_RETURN_VOID();
-    pg::as_owner([&] {
-        pg::run(&update_topic, pg::value(topic->id), pg::value(PG_GETARG_DATUM(1)));
-    });
+    pg::as_owner(
+        [&] { pg::run(&update_topic, pg::value(topic->id), pg::value(PG_GETARG_DATUM(1))); });
     const Segment &newest = topic->segments[topic->segment_count - 1];
     changes::segment_made(topic->id, newest.id, InvalidOid, log::span_of(retention));
     changes::due_at(GetCurrentTimestamp());
@@ -321,7 +322,7 @@ static void rotate(const Topic *topic, TimestampTz now, TimestampTz *next) {
         *next = Min(*next, rotate_at);
         return;
     }
-    make_segment(topic->id, topic->retention, log::last_position(topic) + 1, now);
+    make_segment(topic->id, topic->retention, log::next_position(topic), now);
     *next = Min(*next, now + topic->retention);
 }
 
@@ -330,8 +331,8 @@ int64 keep(TimestampTz now, TimestampTz *next) {
     int64 dropped = 0;
     for (int i = 0; i < topics.count; i++) {
         const Topic *topic = find_topic(topics.ids[i]);
-        if (topic == nullptr)
-            continue;
+        if (topic == nullptr || !log::has_place(topic))
+            continue; // health() says so
         own_sequence(topic->id);
         rotate(topic, now, next);
         dropped += drop_old(topic, now, next);
@@ -360,8 +361,7 @@ PGJOBS_FUNCTION(_topic_figures) {
         elog(ERROR, "return type must be a row type");
     Datum values[3] = {};
     bool nulls[3] = {true, true, true};
-    if (topic != nullptr && !RecoveryInProgress() &&
-        has_right(topic, monitor | subscribe | own)) {
+    if (topic != nullptr && !RecoveryInProgress() && has_right(topic, monitor | subscribe | own)) {
         values[0] = Int64GetDatum(log::last_position(topic));
         nulls[0] = false;
         log::scan(topic, topic->pruned_to, nullptr, [&](const log::Message &first) {

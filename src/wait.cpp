@@ -126,8 +126,9 @@ static void enter(const Purpose &purpose) {
         exit_watched = true;
     }
     uint64 ticket = pg_atomic_fetch_add_u64(&shared->tickets, 1);
-    pg::locked(shared->waiters_lock, LW_EXCLUSIVE,
-               [&] { *mine() = {database->oid, purpose, false, ticket, never}; });
+    pg::locked(shared->waiters_lock, LW_EXCLUSIVE, [&] {
+        *mine() = {database->oid, purpose, false, ticket, never};
+    });
     waiting_in = database;
     pg_atomic_fetch_add_u32(&database->waiters, 1);
 }

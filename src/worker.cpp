@@ -214,7 +214,8 @@ static void send_notifications(Worker *worker) {
 
 // ---- jobs that fail ----
 
-// A duty that works off jobs, or something like them, in batches. `step` has the contract of duty::promote.
+// A duty that works off jobs, or something like them, in batches. `step` has the contract of
+// duty::promote.
 struct JobDuty {
     const char *activity;
     const char *thing; // what it works off
@@ -246,11 +247,11 @@ static void serve_between(Worker *worker) {
 }
 
 static void log_failed(const JobDuty &duty, int64 job, const pg::Failure &failure) {
-    ereport(
-        LOG,
-        errmsg("%s %s " INT64_FORMAT " failed: %s", duty.activity, duty.thing, job, failure.message),
-        errdetail("SQLSTATE %s; the %s is passed over and tried again, at least once a minute.",
-                  unpack_sql_state(failure.sqlstate), duty.thing));
+    ereport(LOG,
+            errmsg("%s %s " INT64_FORMAT " failed: %s", duty.activity, duty.thing, job,
+                   failure.message),
+            errdetail("SQLSTATE %s; the %s is passed over and tried again, at least once a minute.",
+                      unpack_sql_state(failure.sqlstate), duty.thing));
 }
 
 // The jobs of a batch that failed, each in a transaction of its own: those that fail alone too are
@@ -490,8 +491,7 @@ static bool may_leave(const Worker *worker, TimestampTz now) {
     auto next = static_cast<TimestampTz>(pg_atomic_read_u64(&database->next_due));
     return now >= worker->busy_until && worker->notify_due == 0 && worker->count_due == 0 &&
            worker->deliver_due == never && pg_atomic_read_u32(&database->waiters) == 0 &&
-           (next == never || next - now > idle) &&
-           !holds_leases(database->oid);
+           (next == never || next - now > idle) && !holds_leases(database->oid);
 }
 
 // Gives up the place; false if work has come in the same moment.

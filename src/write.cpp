@@ -122,7 +122,8 @@ void flush(Table *table) {
             write_together(table);
     });
     for (int i = 0; i < table->layout->index_count; i++) {
-        if (table->kind != Kind::jobs || i == static_cast<int>(By::id) || i == static_cast<int>(By::due))
+        if (table->kind != Kind::jobs || i == static_cast<int>(By::id) ||
+            i == static_cast<int>(By::due))
             aim_at_end(table, i);
         for (int row = 0; row < table->added_count; row++) {
             const Added *added = &table->added[row];
@@ -156,7 +157,7 @@ static void add(Table *table, HeapTuple tuple) {
         bool no_key;
         added->facts = facts_new(table);
         added->key = value_at(table, tuple, static_cast<int>(Col::unique_key), &no_key);
-        changes::added(added->facts);
+        changes::added(added->facts, nullptr);
     }
     if (table->added_count == most_added)
         flush(table);
@@ -179,7 +180,7 @@ static TM_Result update_directly(Table *jobs, bool wait) {
         for (int i = 0; i < direct::job_indexes; i++)
             enter_job(jobs, &jobs->next->tts_tid, after, key, no_key, static_cast<By>(i));
     }
-    changes::changed(before, after);
+    changes::changed(before, after, jobs->next);
     return TM_Ok;
 }
 
@@ -191,7 +192,7 @@ static TM_Result remove_directly(Table *table) {
     TM_Result result = table_tuple_delete(table->relation, &tid, GetCurrentCommandId(true),
                                           InvalidSnapshot, InvalidSnapshot, true, &failure, false);
     if (result == TM_Ok && table->kind == Kind::jobs)
-        changes::removed(table->facts, changes::final_state);
+        changes::removed(table->facts, changes::final_state, table->found);
     return result;
 }
 
