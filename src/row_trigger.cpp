@@ -41,7 +41,8 @@ static const char *allowed_from(const Attachment *attachment, int from) {
     for (int i = 0; i < attachment->state_count; i++)
         if ((attachment->allowed[from] & (UINT64CONST(1) << i)) != 0)
             appendStringInfo(&list, "%s\"%s\"", list.len > 0 ? ", " : "", attachment->states[i]);
-    return list.len > 0 ? list.data : "none";
+    return list.len > 0 ? psprintf("From \"%s\" it may go to: %s.", attachment->states[from], list.data)
+                        : psprintf("From \"%s\" it may go nowhere.", attachment->states[from]);
 }
 
 // A state that pgjobs does not know may be left for any other.
@@ -58,8 +59,7 @@ static void check_move(const RowShape *shape, TupleTableSlot *row, const Status 
                    attachment->key_count > 0 ? pg::shown(key_of_row(shape, row)) : "without a key",
                    attachment->relname, old_text, new_text != nullptr ? "\"" : "",
                    new_text != nullptr ? new_text : "NULL", new_text != nullptr ? "\"" : ""),
-            errdetail("From \"%s\" it may go to: %s.", old_text,
-                      allowed_from(attachment, from.state)),
+            errdetail("%s", allowed_from(attachment, from.state)),
             errhint("Take one of these steps, or attach the table anew with other stages or with "
                     "transitions."));
 }
