@@ -1,5 +1,5 @@
-// Announcements of attached tables: texts that wait in a ring in shared memory until the worker sends
-// them with NOTIFY.
+// Announcements of attached tables: texts that wait in a ring in shared memory until the worker
+// sends them with NOTIFY.
 #pragma once
 
 #include "shared.hpp"

@@ -171,9 +171,9 @@ static void make_row_triggers(Oid table, const char *status) {
                                 name, column, column);
     make_trigger(table, "pgjobs_changing", psprintf("BEFORE UPDATE %s", when));
     make_trigger(table, "pgjobs_changed", psprintf("AFTER UPDATE %s", when));
-    make_trigger(table, "pgjobs_added",
-                 psprintf("AFTER INSERT ON %s FOR EACH ROW EXECUTE FUNCTION pgjobs._row_changed()",
-                          name));
+    make_trigger(
+        table, "pgjobs_added",
+        psprintf("AFTER INSERT ON %s FOR EACH ROW EXECUTE FUNCTION pgjobs._row_changed()", name));
     // What replication applies is announced, too, though not judged.
     pg::run_utility(psprintf("ALTER TABLE %s%s ENABLE ALWAYS TRIGGER pgjobs_changed, "
                              "ENABLE ALWAYS TRIGGER pgjobs_added",
@@ -220,9 +220,8 @@ static bool is_ordered(Relation index, AttrNumber status, const AttrNumber *orde
 }
 
 static Datum value_of(const Attachment *attachment, int state) {
-    return OidIsValid(attachment->labels[state])
-               ? ObjectIdGetDatum(attachment->labels[state])
-               : CStringGetTextDatum(attachment->states[state]);
+    return OidIsValid(attachment->labels[state]) ? ObjectIdGetDatum(attachment->labels[state])
+                                                 : CStringGetTextDatum(attachment->states[state]);
 }
 
 static int order_of(Relation table, const Attachment *attachment, AttrNumber *order) {
@@ -241,8 +240,7 @@ static bool serves(Relation table, Oid oid, const Attachment *attachment, int st
     AttrNumber status = get_attnum(RelationGetRelid(table), attachment->status);
     bool good = index->rd_rel->relam == BTREE_AM_OID && index->rd_index->indisvalid &&
                 is_ordered(index, status, order, count) &&
-                implies(table, index, status, attachment->status_type,
-                        value_of(attachment, state));
+                implies(table, index, status, attachment->status_type, value_of(attachment, state));
     index_close(index, NoLock);
     return good;
 }
@@ -256,8 +254,8 @@ static bool is_served(Oid oid) {
         bool found = false;
         ListCell *cell;
         foreach (cell, indexes)
-            found = found ||
-                    serves(table, lfirst_oid(cell), attachment, attachment->stages[i].waiting);
+            found =
+                found || serves(table, lfirst_oid(cell), attachment, attachment->stages[i].waiting);
         all &= found;
     }
     relation_close(table, NoLock);
@@ -278,14 +276,12 @@ static void make_index(const Attachment *attachment) {
         appendStringInfo(&states, "%s%s", i > 0 ? ", " : "",
                          state_literal(attachment, attachment->stages[i].waiting));
     Oid schema = get_rel_namespace(attachment->table);
-    char *index =
-        ChooseRelationName(attachment->relname, nullptr, "pgjobs_waiting", schema, false);
+    char *index = ChooseRelationName(attachment->relname, nullptr, "pgjobs_waiting", schema, false);
     pg::run_utility(psprintf("CREATE INDEX %s ON %s (%s) WHERE %s IN (%s)", quote_identifier(index),
                              attachment->name, columns.data, quote_identifier(attachment->status),
                              states.data));
-    pg::run_utility(
-        psprintf("ALTER INDEX %s DEPENDS ON EXTENSION pgjobs",
-                 quote_qualified_identifier(get_namespace_name(schema), index)));
+    pg::run_utility(psprintf("ALTER INDEX %s DEPENDS ON EXTENSION pgjobs",
+                             quote_qualified_identifier(get_namespace_name(schema), index)));
 }
 
 // ---- rows that are being worked on already ----
@@ -382,8 +378,8 @@ static void record_working_rows(Oid oid) {
 // deferred.
 static void warn_of_deferred(Relation table) {
     HeapTuple role = SearchSysCache1(AUTHOID, ObjectIdGetDatum(table->rd_rel->relowner));
-    bool login = HeapTupleIsValid(role) &&
-                 reinterpret_cast<Form_pg_authid>(GETSTRUCT(role))->rolcanlogin;
+    bool login =
+        HeapTupleIsValid(role) && reinterpret_cast<Form_pg_authid>(GETSTRUCT(role))->rolcanlogin;
     if (HeapTupleIsValid(role))
         ReleaseSysCache(role);
     const TriggerDesc *triggers = table->trigdesc;
@@ -440,8 +436,7 @@ static List *home_words(int64 home) {
 
 static void make(Oid table, const Columns &columns, List *words) {
     List *names = NIL;
-    for (const char *column :
-         {columns.status, columns.changed_at, columns.token, columns.priority})
+    for (const char *column : {columns.status, columns.changed_at, columns.token, columns.priority})
         if (column != nullptr)
             words = add_column(&names, words, columns, column);
     make_settings_trigger(table, settings_trigger, names, words);
@@ -544,9 +539,9 @@ static void drop_indexes(Oid table) {
     List *names = NIL;
     for (uint64 i = 0; i < count; i++) {
         Oid index = DatumGetObjectId(pg::datum_at(i, 1));
-        names = add_word(names, quote_qualified_identifier(
-                                    get_namespace_name(get_rel_namespace(index)),
-                                    get_rel_name(index)));
+        names =
+            add_word(names, quote_qualified_identifier(get_namespace_name(get_rel_namespace(index)),
+                                                       get_rel_name(index)));
     }
     ListCell *cell;
     foreach (cell, names)
@@ -586,8 +581,8 @@ const char *fault_of(Oid oid) {
         firing += is_row_trigger(&triggers->triggers[i]) &&
                   triggers->triggers[i].tgenabled != TRIGGER_DISABLED;
     const Attachment *attachment = find_attachment(table);
-    const char *fault = attachment == nullptr    ? "has lost the trigger with its settings"
-                        : firing < row_triggers  ? "lacks a trigger of pgjobs, or it is off"
+    const char *fault = attachment == nullptr        ? "has lost the trigger with its settings"
+                        : firing < row_triggers      ? "lacks a trigger of pgjobs, or it is off"
                         : attachment->key_count == 0 ? "has no primary key any more"
                         : attachment->topic != nullptr && find_topic(attachment->topic) == nullptr
                             ? "publishes to a topic that is gone"
@@ -650,9 +645,8 @@ static void return_stage(FunctionCallInfo fcinfo, const Attachment *attachment, 
 // pgjobs._attached_tables() -> setof (...)
 PGJOBS_FUNCTION(_attached_tables) {
     InitMaterializedSRF(fcinfo, 0);
-    List *tables = pg::as_owner([] {
-        return pg::in_context(TopTransactionContext, [] { return attached_tables(); });
-    });
+    List *tables = pg::as_owner(
+        [] { return pg::in_context(TopTransactionContext, [] { return attached_tables(); }); });
     ListCell *cell;
     foreach (cell, tables) {
         const Attachment *attachment =
@@ -681,8 +675,8 @@ static void adopt_table(Oid oid, int64 home) {
     for (int i = 0; i < settings->tgnattr; i++)
         columns = add_word(
             columns,
-            pstrdup(NameStr(
-                TupleDescAttr(RelationGetDescr(table), settings->tgattr[i] - 1)->attname)));
+            pstrdup(
+                NameStr(TupleDescAttr(RelationGetDescr(table), settings->tgattr[i] - 1)->attname)));
     for (int i = 2; i < settings->tgnargs; i++)
         words = add_word(words, pstrdup(settings->tgargs[i]));
     const char *name = pstrdup(settings->tgname);

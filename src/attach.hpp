@@ -8,7 +8,8 @@ namespace pgjobs::attach {
 // Makes this the home of all attached tables that have another. Inside as_owner.
 void adopt(int64 home);
 
-// What is wrong with an attached table, such as "has no primary key any more"; nullptr if nothing is.
+// What is wrong with an attached table, such as "has no primary key any more"; nullptr if nothing
+// is.
 const char *fault_of(Oid table);
 
 } // namespace pgjobs::attach

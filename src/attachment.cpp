@@ -225,9 +225,8 @@ static Attachment *read_ancestor(Relation relation, MemoryContext context) {
 static const RowShape *read_relation(Relation relation, MemoryContext context) {
     const Trigger *settings = settings_of(relation);
     Attachment *attachment = settings != nullptr ? read_attachment(relation, settings, context)
-                             : relation->rd_rel->relispartition
-                                 ? read_ancestor(relation, context)
-                                 : nullptr;
+                             : relation->rd_rel->relispartition ? read_ancestor(relation, context)
+                                                                : nullptr;
     if (attachment == nullptr)
         return nullptr;
     attachment->at_home = is_at_home(attachment->home);
@@ -255,14 +254,14 @@ static void prepare_table() {
     known_stale = false;
     if (known_context != nullptr)
         return;
-    MemoryContext context = AllocSetContextCreate(CacheMemoryContext, "pgjobs attached tables",
-                                                  ALLOCSET_DEFAULT_SIZES);
+    MemoryContext context =
+        AllocSetContextCreate(CacheMemoryContext, "pgjobs attached tables", ALLOCSET_DEFAULT_SIZES);
     HASHCTL control{};
     control.hcxt = context;
     control.keysize = sizeof(Oid);
     control.entrysize = sizeof(Known);
-    known = hash_create("pgjobs attached tables", 32, &control,
-                        HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+    known =
+        hash_create("pgjobs attached tables", 32, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
     known_context = context;
 }
 
@@ -378,8 +377,8 @@ int state_of(const Attachment *attachment, Datum status, bool null) {
 
 const char *state_literal(const Attachment *attachment, int state) {
     const char *value = quote_literal_cstr(attachment->states[state]);
-    return psprintf("%s::%s", value, format_type_extended(attachment->status_type, -1,
-                                                          FORMAT_TYPE_FORCE_QUALIFY));
+    return psprintf("%s::%s", value,
+                    format_type_extended(attachment->status_type, -1, FORMAT_TYPE_FORCE_QUALIFY));
 }
 
 const RowStage *working_stage(const Attachment *attachment, int state) {

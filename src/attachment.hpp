@@ -37,13 +37,13 @@ struct Attachment {
     Oid owner;
     bool partitioned;
     bool status_moves; // the status decides in which partition a row is
-    bool at_home; // false: quarantined
+    bool at_home;      // false: quarantined
     int64 home;
-    const char *name;     // qualified and quoted
-    const char *relname;  // for messages
-    const char *channel;   // nullptr without
-    const char *topic;     // nullptr without
-    const char *status;    // names of columns; nullptr without
+    const char *name;    // qualified and quoted
+    const char *relname; // for messages
+    const char *channel; // nullptr without
+    const char *topic;   // nullptr without
+    const char *status;  // names of columns; nullptr without
     const char *changed_at;
     const char *token;
     const char *priority;

@@ -1,6 +1,6 @@
-// Notes of a transaction. Each carries the nesting level of the subtransaction that made it. Those of
-// a level stand together at the end, so that its abort cuts them off and its commit hands them to its
-// parent.
+// Notes of a transaction. Each carries the nesting level of the subtransaction that made it. Those
+// of a level stand together at the end, so that its abort cuts them off and its commit hands them
+// to its parent.
 #pragma once
 
 #include "pg/server.hpp"

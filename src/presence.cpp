@@ -171,8 +171,9 @@ static List *tables_to_lock() {
     for (const char *name : names)
         tables = lappend_oid(tables, get_relname_relid(name, relations()->schema));
     return list_concat(tables, pg::as_owner([] {
-        return pg::in_context(TopTransactionContext, [] { return attached_tables(); });
-    }));
+                           return pg::in_context(TopTransactionContext,
+                                                 [] { return attached_tables(); });
+                       }));
 }
 
 static bool lock_at_once(Oid table) {

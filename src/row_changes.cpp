@@ -19,8 +19,8 @@ struct StageTally {
     int64 came;
     int64 left;
 };
-// A row is, or is no longer, in a state in which it becomes stale. Of several records that the table
-// has of one row, the last counts: a row that was deleted may have left some.
+// A row is, or is no longer, in a state in which it becomes stale. Of several records that the
+// table has of one row, the last counts: a row that was deleted may have left some.
 struct Record {
     int level;
     int number; // order
@@ -269,9 +269,7 @@ static bool is_same_row(const Record *a, const Record *b) {
     return a->table == b->table && strcmp(a->key, b->key) == 0;
 }
 
-static bool is_written(const Record *record) {
-    return record->stage != nullptr && !record->found;
-}
+static bool is_written(const Record *record) { return record->stage != nullptr && !record->found; }
 
 // Of one row the last record counts.
 static bool is_last(const Record *const *record, const Record *const *end) {
@@ -283,8 +281,7 @@ static pg::Value array_of(Datum *data, int count, Oid type) {
     bool by_value;
     char align;
     get_typlenbyvalalign(type, &length, &by_value, &align);
-    return pg::value(
-        PointerGetDatum(construct_array(data, count, type, length, by_value, align)));
+    return pg::value(PointerGetDatum(construct_array(data, count, type, length, by_value, align)));
 }
 
 // The plans are made while the table is empty, and kept: they must be good when it is not.

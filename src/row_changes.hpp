@@ -1,7 +1,7 @@
 // What the current transaction did to rows of attached tables, collected by their triggers. At its
 // end, which rows are being worked on and since when goes into a table of ours (see stale.hpp), and
-// when it has committed, shared memory is told: whom to wake, what to announce, when a row is stale.
-// The rules of changes.hpp hold here, too.
+// when it has committed, shared memory is told: whom to wake, what to announce, when a row is
+// stale. The rules of changes.hpp hold here, too.
 #pragma once
 
 #include "attachment.hpp"

@@ -43,9 +43,9 @@ static int member_of(const JsonbValue *name) {
             strncmp(name->val.string.val, member_names[i],
                     static_cast<size_t>(name->val.string.len)) == 0)
             return i;
-    bad_stages(psprintf("A stage has no member \"%s\".",
-                        pg::shown(pnstrdup(name->val.string.val,
-                                           static_cast<Size>(name->val.string.len)))));
+    bad_stages(psprintf(
+        "A stage has no member \"%s\".",
+        pg::shown(pnstrdup(name->val.string.val, static_cast<Size>(name->val.string.len)))));
 }
 
 static Stage read_stage(const JsonbValue *object) {
@@ -74,9 +74,8 @@ static Stage read_stage(const JsonbValue *object) {
 static const char *microseconds_of(const char *text) {
     if (text == nullptr)
         return "0";
-    Datum interval =
-        DirectFunctionCall3(interval_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid),
-                            Int32GetDatum(-1));
+    Datum interval = DirectFunctionCall3(interval_in, CStringGetDatum(text),
+                                         ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
     return psprintf(INT64_FORMAT,
                     pg::microseconds(DatumGetIntervalP(interval), "stale_after", 1000));
 }
@@ -88,8 +87,8 @@ static void check_stage(const Stage &one, Oid type) {
             check_state(one.texts[i], type);
     for (int i : {waiting, done, failed})
         if (one.texts[i] != nullptr && strcmp(one.texts[i], one.texts[working]) == 0)
-            bad_stages(psprintf("Stage \"%s\" has \"%s\" twice.", one.texts[stage],
-                                one.texts[working]));
+            bad_stages(
+                psprintf("Stage \"%s\" has \"%s\" twice.", one.texts[stage], one.texts[working]));
 }
 
 // A row in a state in which somebody works, or for which he waits, must be of one stage only.
@@ -119,8 +118,7 @@ List *add_stages(List *words, Jsonb *stages, Oid type) {
             check_apart(all[i], all[j]);
         words = add_word(words, "stage");
         for (int member = stage; member <= failed; member++)
-            words = add_word(words,
-                             all[i].texts[member] != nullptr ? all[i].texts[member] : "");
+            words = add_word(words, all[i].texts[member] != nullptr ? all[i].texts[member] : "");
         words = add_word(words, microseconds_of(all[i].texts[stale_after]));
     }
     return words;
@@ -159,14 +157,12 @@ List *add_transitions(List *words, Jsonb *transitions, Oid type) {
         if (value.type != jbvBinary || !JsonContainerIsArray(value.val.binary.data))
             bad_transitions();
         for (uint32 i = 0; i < JsonContainerSize(value.val.binary.data); i++)
-            words = add_transition(
-                words, from, getIthJsonbValueFromContainer(value.val.binary.data, i), type);
+            words = add_transition(words, from,
+                                   getIthJsonbValueFromContainer(value.val.binary.data, i), type);
     }
     return words;
 }
 
-void check_channel(const char *channel) {
-    pg::check_text(channel, "channel", NAMEDATALEN - 1);
-}
+void check_channel(const char *channel) { pg::check_text(channel, "channel", NAMEDATALEN - 1); }
 
 } // namespace pgjobs::row_settings

@@ -1,5 +1,5 @@
-// The settings of an attached table: from the arguments of attach_table to the words that are kept as
-// arguments of a trigger (attachment.hpp reads them).
+// The settings of an attached table: from the arguments of attach_table to the words that are kept
+// as arguments of a trigger (attachment.hpp reads them).
 #pragma once
 
 #include "pg/server.hpp"

@@ -1,6 +1,7 @@
-// The triggers of attached tables. Before an update that changes the status: is it allowed? Then the
-// change is stamped. After an insert or such an update: the change is noted. The former does not fire
-// for what replication applies, which was checked where it came from; the latter always does.
+// The triggers of attached tables. Before an update that changes the status: is it allowed? Then
+// the change is stamped. After an insert or such an update: the change is noted. The former does
+// not fire for what replication applies, which was checked where it came from; the latter always
+// does.
 #include "attachment.hpp"
 #include "life.hpp"
 #include "pg/function.hpp"
@@ -41,8 +42,9 @@ static const char *allowed_from(const Attachment *attachment, int from) {
     for (int i = 0; i < attachment->state_count; i++)
         if ((attachment->allowed[from] & (UINT64CONST(1) << i)) != 0)
             appendStringInfo(&list, "%s\"%s\"", list.len > 0 ? ", " : "", attachment->states[i]);
-    return list.len > 0 ? psprintf("From \"%s\" it may go to: %s.", attachment->states[from], list.data)
-                        : psprintf("From \"%s\" it may go nowhere.", attachment->states[from]);
+    return list.len > 0
+               ? psprintf("From \"%s\" it may go to: %s.", attachment->states[from], list.data)
+               : psprintf("From \"%s\" it may go nowhere.", attachment->states[from]);
 }
 
 // A state that pgjobs does not know may be left for any other.
@@ -87,8 +89,8 @@ static void stamp_time(Stamps *stamps, const RowShape *shape) {
     stamp(stamps, shape->changed_at, now, false);
 }
 
-// A row that is taken gets a new token, unless its statement gives one; who gives it back, or has it
-// taken away, loses the old one.
+// A row that is taken gets a new token, unless its statement gives one; who gives it back, or has
+// it taken away, loses the old one.
 static void stamp_token(Stamps *stamps, const RowShape *shape, const TriggerData *data,
                         const Status &from, const Status &to) {
     const Attachment *attachment = shape->attachment;

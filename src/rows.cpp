@@ -234,10 +234,10 @@ static const char *fence_matches(const Attachment *attachment) {
 static void check_column(const Attachment *attachment, const pg::Value &value, const char *argument,
                          const char *column) {
     if (value.present && column == nullptr)
-        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                errmsg("table \"%s\" has no column for argument \"%s\"", attachment->relname,
-                       argument),
-                errhint("Name one in pgjobs.attach_table(), or leave the argument out."));
+        ereport(
+            ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+            errmsg("table \"%s\" has no column for argument \"%s\"", attachment->relname, argument),
+            errhint("Name one in pgjobs.attach_table(), or leave the argument out."));
 }
 
 static Fence read_fence(FunctionCallInfo fcinfo, const Attachment *attachment) {
@@ -250,8 +250,7 @@ static Fence read_fence(FunctionCallInfo fcinfo, const Attachment *attachment) {
     check_column(attachment, fence.changed_at, "changed_at", attachment->changed_at);
     // As the session has read it.
     if (fence.changed_at.present && attachment->changed_at_type == TIMESTAMPOID)
-        fence.changed_at.datum =
-            DirectFunctionCall1(timestamptz_timestamp, fence.changed_at.datum);
+        fence.changed_at.datum = DirectFunctionCall1(timestamptz_timestamp, fence.changed_at.datum);
     return fence;
 }
 
@@ -269,8 +268,8 @@ static uint64 run_on_key(const Attachment *attachment, int stage, Kind kind, con
         nulls[count++] = value.present ? ' ' : 'n';
     }
     types[count - 2] = INT8OID;
-    types[count - 1] = OidIsValid(attachment->changed_at_type) ? attachment->changed_at_type
-                                                               : Oid{TIMESTAMPTZOID};
+    types[count - 1] =
+        OidIsValid(attachment->changed_at_type) ? attachment->changed_at_type : Oid{TIMESTAMPTZOID};
     return run(plan_of({attachment->table, stage, kind}, sql, count, types), values, nulls, false);
 }
 
@@ -289,19 +288,19 @@ static bool was_finished(const Attachment *attachment, int stage, int state, con
                          const Fence &fence) {
     if (!fence.token.present || fence.changed_at.present)
         return false;
-    const char *sql = psprintf("SELECT FROM %s WHERE %s AND %s%s", source(attachment),
-                               key_matches(attachment), status_is(attachment, state),
-                               fence_matches(attachment));
+    const char *sql =
+        psprintf("SELECT FROM %s WHERE %s AND %s%s", source(attachment), key_matches(attachment),
+                 status_is(attachment, state), fence_matches(attachment));
     return run_on_key(attachment, stage, finished, sql, key, fence) > 0;
 }
 
 [[noreturn]] static void lost(const Attachment *attachment, const char *key, const char *stage) {
-    ereport(ERROR, errcode(errcode_lease_lost),
-            errmsg("row %s of table \"%s\" is not yours any more", pg::shown(key),
-                   attachment->relname),
-            errdetail("It is not in stage \"%s\" with what you have given, or you may not see it.",
-                      stage),
-            errhint("Drop the work, and claim another row."));
+    ereport(
+        ERROR, errcode(errcode_lease_lost),
+        errmsg("row %s of table \"%s\" is not yours any more", pg::shown(key), attachment->relname),
+        errdetail("It is not in stage \"%s\" with what you have given, or you may not see it.",
+                  stage),
+        errhint("Drop the work, and claim another row."));
     pg_unreachable();
 }
 
@@ -336,9 +335,9 @@ PGJOBS_FUNCTION(finish_row) {
 // ---- for the reaper ----
 
 bool lock_working_row(const Attachment *attachment, int stage, const char *key) {
-    const char *sql = psprintf("SELECT FROM %s WHERE %s AND %s FOR NO KEY UPDATE SKIP LOCKED",
-                               source(attachment), key_matches(attachment),
-                               status_is(attachment, attachment->stages[stage].working));
+    const char *sql =
+        psprintf("SELECT FROM %s WHERE %s AND %s FOR NO KEY UPDATE SKIP LOCKED", source(attachment),
+                 key_matches(attachment), status_is(attachment, attachment->stages[stage].working));
     return run_on_key(attachment, stage, lock_working, sql, key, {}) > 0;
 }
 
@@ -388,7 +387,8 @@ static bool look_for_rows(Oid table, const char *stage_name) {
     uint64 count =
         run(plan_of({attachment->table, stage, look}, sql, 0, nullptr), nullptr, nullptr, true);
     for (uint64 i = 0; i < count; i++)
-        if (!is_held(DatumGetObjectId(pg::datum_at(i, 2)), reinterpret_cast<ItemPointer>(DatumGetPointer(pg::datum_at(i, 1)))))
+        if (!is_held(DatumGetObjectId(pg::datum_at(i, 2)),
+                     reinterpret_cast<ItemPointer>(DatumGetPointer(pg::datum_at(i, 1)))))
             return true;
     if (count > 0)
         wait::look_again_at(GetCurrentTimestamp() + wait::doubt);

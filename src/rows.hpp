@@ -1,5 +1,5 @@
-// The verbs on rows of attached tables. Their statements run as the current user: his rights, his row
-// security, his triggers.
+// The verbs on rows of attached tables. Their statements run as the current user: his rights, his
+// row security, his triggers.
 #pragma once
 
 #include "attachment.hpp"

@@ -34,7 +34,8 @@ static void request() {
     RequestAddinShmemSpace(MAXALIGN(sizeof(Shared)));
     RequestAddinShmemSpace(bytes(sizeof(Database), settings::max_databases));
     RequestAddinShmemSpace(bytes(sizeof(Event) * settings::event_buffer, settings::max_databases));
-    RequestAddinShmemSpace(bytes(size_t{bytes_per_text} * settings::event_buffer, settings::max_databases));
+    RequestAddinShmemSpace(
+        bytes(size_t{bytes_per_text} * settings::event_buffer, settings::max_databases));
     RequestAddinShmemSpace(bytes(sizeof(QueueHints), settings::max_queues));
     RequestAddinShmemSpace(bytes(sizeof(StageHints), settings::max_queues));
     RequestAddinShmemSpace(bytes(sizeof(StageScan), process_count()));

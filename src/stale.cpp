@@ -8,14 +8,13 @@
 namespace pgjobs::stale {
 
 constexpr int batch = 100;
-constexpr int64 soon = USECS_PER_SEC;      // somebody has the row just now
-constexpr int64 later = USECS_PER_MINUTE;  // it could not be done
+constexpr int64 soon = USECS_PER_SEC;        // somebody has the row just now
+constexpr int64 later = USECS_PER_MINUTE;    // it could not be done
 constexpr int longest_statement = 60 * 1000; // milliseconds: a trigger may hang
 
 // ---- records ----
 
-#define AT_HOME                                                                                    \
-    "EXISTS (SELECT FROM pgjobs.home h WHERE h.id = w.home AND h.database = $2)"
+#define AT_HOME "EXISTS (SELECT FROM pgjobs.home h WHERE h.id = w.home AND h.database = $2)"
 
 static constinit pg::Statement select_due{
     "SELECT w.target, w.key, w.stage, w.since FROM pgjobs.working_row w "
@@ -71,9 +70,9 @@ static Due *list_due(TimestampTz now, Oid table) {
     auto *due = static_cast<Due *>(palloc0(sizeof(Due)));
     pg::as_owner([&] {
         pg::Value only = OidIsValid(table) ? pg::oid_value(table) : pg::Value{};
-        due->count = static_cast<int>(pg::run(&select_due, pg::value(now),
-                                              pg::oid_value(MyDatabaseId), only,
-                                              pg::value(int64{batch})));
+        due->count =
+            static_cast<int>(pg::run(&select_due, pg::value(now), pg::oid_value(MyDatabaseId), only,
+                                     pg::value(int64{batch})));
         for (int i = 0; i < due->count; i++) {
             auto row = static_cast<uint64>(i);
             due->records[i] = pg::in_context(caller, [&]() -> Record {
@@ -147,8 +146,7 @@ static bool take_back(const Record &record, TimestampTz now) {
     bool locked = false;
     bool done = as_table_owner(attachment->owner, [&] {
         locked = rows::lock_working_row(attachment, stage, record.key);
-        return locked && is_due(record, now) &&
-               rows::give_row_back(attachment, stage, record.key);
+        return locked && is_due(record, now) && rows::give_row_back(attachment, stage, record.key);
     });
     if (done)
         return true; // the trigger has seen to the record
@@ -182,8 +180,7 @@ static void take_back_alone(const Record &record, TimestampTz now) {
     ereport(LOG,
             errmsg("pgjobs could not take row %s of the table with oid %u back: %s", record.key,
                    record.table, failure.message),
-            errdetail("SQLSTATE %s; tried again in a minute.",
-                      unpack_sql_state(failure.sqlstate)));
+            errdetail("SQLSTATE %s; tried again in a minute.", unpack_sql_state(failure.sqlstate)));
     attempt([&] { postpone(record, later); }, &failure);
 }
 
@@ -303,7 +300,8 @@ static bool find_errand(TimestampTz now, Errand *what, bool *connectable, Timest
     return true;
 }
 
-// A process that has ended has left nothing that was due when it began, unless something went wrong.
+// A process that has ended has left nothing that was due when it began, unless something went
+// wrong.
 static void see_after(TimestampTz now) {
     pg::Failure failure;
     attempt(

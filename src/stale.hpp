@@ -1,7 +1,7 @@
-// Rows of attached tables that somebody works on for too long go back to be claimed. Since when each
-// is worked on stands in pgjobs.working_row, written by the transactions that change its status. The
-// rows are the owner's, with his triggers: so it is done by a short-lived process that is connected
-// as the owner.
+// Rows of attached tables that somebody works on for too long go back to be claimed. Since when
+// each is worked on stands in pgjobs.working_row, written by the transactions that change its
+// status. The rows are the owner's, with his triggers: so it is done by a short-lived process that
+// is connected as the owner.
 #pragma once
 
 #include "shared.hpp"

@@ -24,9 +24,9 @@ bool extension_exists() {
     r.job_id_seq = get_relname_relid("job_id_seq", schema);
     r.queue_id_seq = get_relname_relid("queue_id_seq", schema);
     r.working_row = get_relname_relid("working_row", schema);
-    r.row_changed = GetSysCacheOid3(
-        PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum("_row_changed"),
-        PointerGetDatum(buildoidvector(nullptr, 0)), ObjectIdGetDatum(schema));
+    r.row_changed =
+        GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum("_row_changed"),
+                        PointerGetDatum(buildoidvector(nullptr, 0)), ObjectIdGetDatum(schema));
     if (!OidIsValid(r.job) || !OidIsValid(r.history) || !OidIsValid(r.queue) ||
         !OidIsValid(r.topic) || !OidIsValid(r.log) || !OidIsValid(r.row_changed))
         return false;
