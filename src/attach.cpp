@@ -208,7 +208,7 @@ static bool implies(Relation table, Relation index, AttrNumber status, Oid type,
 
 // Whether the columns of the index, behind a leading status, are those by which claims order.
 static bool is_ordered(Relation index, AttrNumber status, const AttrNumber *order, int count) {
-    const Form_pg_index form = index->rd_index;
+    const FormData_pg_index *form = index->rd_index;
     bool leads = form->indkey.values[0] == status;
     int first = leads ? 1 : 0;
     if ((!leads && RelationGetIndexPredicate(index) == NIL) || form->indnkeyatts < first + count)

@@ -10,6 +10,6 @@ void adopt(int64 home);
 
 // What is wrong with an attached table, such as "has no primary key any more"; nullptr if nothing
 // is.
-const char *fault_of(Oid table);
+const char *fault_of(Oid oid);
 
 } // namespace pgjobs::attach

@@ -7,14 +7,16 @@ CREATE TABLE pgjobs.working_row (
     due_at timestamptz NOT NULL,
     home bigint NOT NULL,
     target oid NOT NULL,
-    key text COLLATE "C" NOT NULL,
-    stage text COLLATE "C" NOT NULL
+    stage text COLLATE "C" NOT NULL,
+    key text COLLATE "C",
+    keys text[],
+    until timestamptz
 ) WITH (
     vacuum_truncate = off,
     autovacuum_vacuum_scale_factor = 0.05,
     autovacuum_vacuum_threshold = 5000
 );
-CREATE INDEX working_row_key ON pgjobs.working_row (target, key);
+CREATE INDEX working_row_key ON pgjobs.working_row (key, target);
 CREATE INDEX working_row_due ON pgjobs.working_row (due_at);
 COMMENT ON TABLE pgjobs.working_row IS
 'Rows of attached tables that are being worked on, in stages with stale_after. Written by pgjobs'' triggers.';
@@ -24,6 +26,8 @@ COMMENT ON COLUMN pgjobs.working_row.home IS 'The home in which the table is wor
 COMMENT ON COLUMN pgjobs.working_row.target IS 'The attached table.';
 COMMENT ON COLUMN pgjobs.working_row.key IS 'The primary key, as finish_row takes it.';
 COMMENT ON COLUMN pgjobs.working_row.stage IS 'The stage.';
+COMMENT ON COLUMN pgjobs.working_row.keys IS 'In place of key: those of many rows that came in one transaction.';
+COMMENT ON COLUMN pgjobs.working_row.until IS 'With keys: a row that has changed later has come anew.';
 COMMENT ON INDEX pgjobs.working_row_key IS 'Finds a row. Not unique, which would cost too much: the last record of a row counts.';
 COMMENT ON INDEX pgjobs.working_row_due IS 'What is stale next.';
 

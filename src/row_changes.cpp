@@ -23,9 +23,10 @@ struct StageTally {
 // table has of one row, the last counts: a row that was deleted may have left some.
 struct Record {
     int level;
-    int number; // order
-    bool left;  // there may be a record of the state before
-    bool found; // was in this state already: a record that it has stays
+    int number;   // order
+    bool stamped; // its column says when its status has changed: it can be recorded with others
+    bool left;    // there may be a record of the state before
+    bool found;   // was in this state already: a record that it has stays
     Oid table;
     int64 home;
     char *key;
@@ -47,6 +48,7 @@ struct Resync {
 constexpr int most_announcements = 1000; // of a transaction; then a resync of each table
 constexpr int most_records = 1000;       // per savepoint; then they are written
 constexpr int together = 100;            // of them at a time
+constexpr int bulk = 200;                // so many are recorded in one row
 
 static struct {
     bool any;
@@ -147,6 +149,7 @@ static void note_timed(const RowShape *shape, TupleTableSlot *row, const Move &m
         return;
     Record *record = add_record(shape, row);
     record->left = left;
+    record->stamped = attachment->changed_at_type == TIMESTAMPTZOID;
     if (comes)
         begin_stage(record, working_stage(attachment, move.to), GetCurrentTimestamp());
 }
@@ -305,43 +308,92 @@ static void remove_old(const Record *const *first, const Record *const *end) {
         pg::run(&delete_records, array_of(tables, count, OIDOID), array_of(keys, count, TEXTOID));
 }
 
-static void drop_slots(TupleTableSlot **slots, int *count) {
-    while (*count > 0)
-        ExecDropSingleTupleTableSlot(slots[--*count]);
-}
-
 static void fill(TupleTableSlot *slot, const Record *record) {
     const Datum values[] = {TimestampTzGetDatum(record->since), TimestampTzGetDatum(record->due_at),
                             Int64GetDatum(record->home),        ObjectIdGetDatum(record->table),
-                            CStringGetTextDatum(record->key),   CStringGetTextDatum(record->stage)};
+                            CStringGetTextDatum(record->stage), CStringGetTextDatum(record->key)};
     ExecClearTuple(slot);
     memcpy(slot->tts_values, values, sizeof(values));
-    memset(slot->tts_isnull, 0, sizeof(bool) * lengthof(values));
+    memset(slot->tts_isnull, true,
+           sizeof(bool) * static_cast<size_t>(slot->tts_tupleDescriptor->natts));
+    memset(slot->tts_isnull, false, sizeof(bool) * lengthof(values));
     ExecStoreVirtualTuple(slot);
 }
 
-// Many at once, as the server does it with rows of its catalogs: there may be a million of them.
-static void insert_new(const Record *const *first, const Record *const *end) {
-    TupleTableSlot *slots[together];
+static constinit pg::Statement insert_bulk{
+    "INSERT INTO pgjobs.working_row (since, due_at, home, target, stage, keys, until) "
+    "VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, OIDOID, TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID},
+    nullptr};
+
+// How many records of one table and stage there are from here on.
+static int run_length(const Record *const *first, const Record *const *end) {
+    const Record *const *record = first;
+    while (record < end && (*record)->table == (*first)->table &&
+           (*record)->stage == (*first)->stage)
+        record++;
+    return static_cast<int>(record - first);
+}
+
+// Many rows in one: it costs next to nothing, also to leave. Who takes stale rows back finds out
+// which of them have left.
+static void insert_together(const Record *const *first, int count) {
+    auto *keys = static_cast<Datum *>(palloc(sizeof(Datum) * static_cast<size_t>(count)));
+    TimestampTz since = 0;
+    for (int i = 0; i < count; i++) {
+        keys[i] = CStringGetTextDatum(first[i]->key);
+        since = Max(since, first[i]->since);
+    }
+    const Record *one = first[0];
+    TimestampTz due_at = since + (one->due_at - one->since);
+    pg::run(&insert_bulk, pg::value(since), pg::value(due_at), pg::value(one->home),
+            pg::oid_value(one->table), pg::value(one->stage), array_of(keys, count, TEXTOID),
+            pg::value(GetCurrentTimestamp()));
+}
+
+// Those that are to be written, the last of each row; returns how many.
+static int select_new(const Record *const *first, const Record *const *end, const Record **result) {
     int count = 0;
+    for (const Record *const *record = first; record < end; record++)
+        if (is_written(*record) && is_last(record, end))
+            result[count++] = *record;
+    return count;
+}
+
+// Some at once, as the server does it with rows of its catalogs.
+static void insert_singly(const Record *const *first, int total) {
     Relation table = table_open(relations()->working_row, RowExclusiveLock);
     CatalogIndexState indexes = CatalogOpenIndexes(table);
-    for (const Record *const *record = first; record < end; record++) {
-        if (!is_written(*record) || !is_last(record, end))
-            continue;
-        slots[count] = MakeSingleTupleTableSlot(RelationGetDescr(table), &TTSOpsHeapTuple);
-        fill(slots[count++], *record);
-        if (count == together) {
-            CatalogTuplesMultiInsertWithInfo(table, slots, count, indexes);
-            drop_slots(slots, &count);
+    TupleTableSlot *slots[together] = {};
+    for (int done = 0; done < total;) {
+        int count = 0;
+        for (; count < together && done < total; count++) {
+            if (slots[count] == nullptr)
+                slots[count] = MakeSingleTupleTableSlot(RelationGetDescr(table), &TTSOpsHeapTuple);
+            fill(slots[count], first[done++]);
         }
-    }
-    if (count > 0)
         CatalogTuplesMultiInsertWithInfo(table, slots, count, indexes);
-    drop_slots(slots, &count);
+    }
+    for (TupleTableSlot *slot : slots)
+        if (slot != nullptr)
+            ExecDropSingleTupleTableSlot(slot);
     CatalogCloseIndexes(indexes);
     table_close(table, NoLock);
     CommandCounterIncrement();
+}
+
+static void insert_new(const Record *const *first, const Record *const *end) {
+    auto **records =
+        static_cast<const Record **>(palloc(sizeof(Record *) * static_cast<size_t>(end - first)));
+    const Record **last = records + select_new(first, end, records);
+    for (const Record **record = records; record < last;) {
+        int count = run_length(record, last);
+        if (count >= bulk && (*record)->stamped)
+            insert_together(record, count);
+        else
+            insert_singly(record, count);
+        record += count;
+    }
 }
 
 static void insert_found(const Record *const *first, const Record *const *end) {

@@ -14,7 +14,17 @@ constexpr int most_looked_at = 1000; // rows that others have, by one who waits
 
 // ---- statements ----
 
-enum Kind { lock_waiting, take, finish, finished, look, lock_working, give_back, see_working };
+enum Kind {
+    lock_waiting,
+    take,
+    finish,
+    finished,
+    look,
+    lock_working,
+    lock_unchanged,
+    give_back,
+    see_working
+};
 
 // A statement of this session on a stage of a table. Its text names everything in full, so it does
 // not matter with which search_path it is planned.
@@ -339,6 +349,18 @@ bool lock_working_row(const Attachment *attachment, int stage, const char *key) 
         psprintf("SELECT FROM %s WHERE %s AND %s FOR NO KEY UPDATE SKIP LOCKED", source(attachment),
                  key_matches(attachment), status_is(attachment, attachment->stages[stage].working));
     return run_on_key(attachment, stage, lock_working, sql, key, {}) > 0;
+}
+
+bool lock_unchanged_row(const Attachment *attachment, int stage, const char *key,
+                        TimestampTz until) {
+    const char *sql = psprintf("SELECT FROM %s WHERE %s AND %s AND %s OPERATOR(pg_catalog.<=) $%d "
+                               "FOR NO KEY UPDATE SKIP LOCKED",
+                               source(attachment), key_matches(attachment),
+                               status_is(attachment, attachment->stages[stage].working),
+                               column(attachment->changed_at), attachment->key_count + 2);
+    Fence fence{};
+    fence.changed_at = pg::value(TimestampTzGetDatum(until));
+    return run_on_key(attachment, stage, lock_unchanged, sql, key, fence) > 0;
 }
 
 bool give_row_back(const Attachment *attachment, int stage, const char *key) {

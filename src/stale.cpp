@@ -3,6 +3,7 @@
 #include "catalog.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
+#include "row_changes.hpp"
 #include "rows.hpp"
 
 namespace pgjobs::stale {
@@ -17,7 +18,7 @@ constexpr int longest_statement = 60 * 1000; // milliseconds: a trigger may hang
 #define AT_HOME "EXISTS (SELECT FROM pgjobs.home h WHERE h.id = w.home AND h.database = $2)"
 
 static constinit pg::Statement select_due{
-    "SELECT w.target, w.key, w.stage, w.since FROM pgjobs.working_row w "
+    "SELECT w.target, w.key, w.stage, w.since, w.keys IS NOT NULL FROM pgjobs.working_row w "
     "WHERE w.due_at <= $1 AND " AT_HOME " AND ($3 IS NULL OR w.target = $3) "
     "ORDER BY w.due_at LIMIT $4",
     {TIMESTAMPTZOID, OIDOID, OIDOID, INT8OID},
@@ -37,7 +38,8 @@ static constinit pg::Statement select_record{
     {OIDOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID},
     nullptr};
 static constinit pg::Statement postpone_record{
-    "UPDATE pgjobs.working_row SET due_at = $4 WHERE target = $1 AND key = $2 AND since = $3",
+    "UPDATE pgjobs.working_row SET due_at = $4 WHERE target = $1 AND since = $3 "
+    "AND CASE WHEN $2 IS NULL THEN key IS NULL ELSE key = $2 END",
     {OIDOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID},
     nullptr};
 static constinit pg::Statement postpone_table{
@@ -45,7 +47,8 @@ static constinit pg::Statement postpone_table{
     {OIDOID, TIMESTAMPTZOID, TIMESTAMPTZOID},
     nullptr};
 static constinit pg::Statement delete_record{
-    "DELETE FROM pgjobs.working_row WHERE target = $1 AND key = $2 AND since = $3",
+    "DELETE FROM pgjobs.working_row WHERE target = $1 AND since = $3 "
+    "AND CASE WHEN $2 IS NULL THEN key IS NULL ELSE key = $2 END",
     {OIDOID, TEXTOID, TIMESTAMPTZOID},
     nullptr};
 static constinit pg::Statement delete_records{
@@ -55,7 +58,7 @@ void forget_table(Oid table) { pg::run(&delete_records, pg::oid_value(table)); }
 
 struct Record {
     Oid table;
-    char *key;
+    char *key; // nullptr: the record is of many rows
     char *stage;
     TimestampTz since;
 };
@@ -76,8 +79,9 @@ static Due *list_due(TimestampTz now, Oid table) {
         for (int i = 0; i < due->count; i++) {
             auto row = static_cast<uint64>(i);
             due->records[i] = pg::in_context(caller, [&]() -> Record {
+                bool many = pg::bool_at(row, 5);
                 return {DatumGetObjectId(pg::datum_at(row, 1)),
-                        TextDatumGetCString(pg::datum_at(row, 2)),
+                        many ? nullptr : TextDatumGetCString(pg::datum_at(row, 2)),
                         TextDatumGetCString(pg::datum_at(row, 3)), pg::int64_at(row, 4)};
             });
         }
@@ -163,6 +167,66 @@ static bool take_back(const Record &record, TimestampTz now) {
     return false;
 }
 
+// ---- records of many rows ----
+
+static constinit pg::Statement take_keys{
+    "DELETE FROM pgjobs.working_row WHERE target = $1 AND since = $2 AND stage = $3 "
+    "AND keys IS NOT NULL RETURNING keys, until, due_at, home",
+    {OIDOID, TIMESTAMPTZOID, TEXTOID},
+    nullptr};
+static constinit pg::Statement insert_single{
+    "INSERT INTO pgjobs.working_row (since, due_at, home, target, key, stage) "
+    "SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM pgjobs.working_row w "
+    "WHERE w.target = $4 AND w.key = $5)",
+    {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, OIDOID, TEXTOID, TEXTOID},
+    nullptr};
+
+static void insert_record(const Record &record, TimestampTz since, TimestampTz due_at, int64 home) {
+    pg::as_owner([&] {
+        pg::run(&insert_single, pg::value(since), pg::value(due_at), pg::value(home),
+                pg::oid_value(record.table), pg::value(record.key), pg::value(record.stage));
+    });
+}
+
+// Those of its rows that are still worked on get records of their own. Under the row's lock, so
+// that who moves it later finds that record. One that has changed since has come anew, or its
+// column was written by hand: it is given the whole time again, unless it has a record.
+static void split(const Record &record) {
+    const Attachment *attachment = find_attachment(record.table);
+    int stage = attachment != nullptr ? stage_of(attachment, record.stage) : -1;
+    MemoryContext caller = CurrentMemoryContext;
+    Datum *keys = nullptr;
+    int count = 0;
+    TimestampTz until = 0;
+    TimestampTz due_at = 0;
+    int64 home = 0;
+    pg::as_owner([&] {
+        if (pg::run(&take_keys, pg::oid_value(record.table), pg::value(record.since),
+                    pg::value(record.stage)) == 0)
+            return;
+        until = pg::int64_at(0, 2);
+        due_at = pg::int64_at(0, 3);
+        home = pg::int64_at(0, 4);
+        pg::in_context(caller, [&] {
+            ArrayType *array = DatumGetArrayTypePCopy(pg::datum_at(0, 1));
+            deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &keys, nullptr, &count);
+        });
+    });
+    if (stage < 0 || attachment->key_count == 0 || attachment->changed_at_type != TIMESTAMPTZOID)
+        return;
+    for (int i = 0; i < count; i++) {
+        Record one = {record.table, TextDatumGetCString(keys[i]), record.stage, record.since};
+        bool same = as_table_owner(attachment->owner, [&] {
+            return rows::lock_unchanged_row(attachment, stage, one.key, until);
+        });
+        TimestampTz now = GetCurrentTimestamp();
+        if (same)
+            insert_record(one, record.since, due_at, home);
+        else if (pg::as_owner([&] { return rows::is_row_working(attachment, stage, one.key); }))
+            insert_record(one, now, now + attachment->stages[stage].stale_after, home);
+    }
+}
+
 // ---- the process ----
 
 static bool attempt(void (*body)(void *), void *argument, pg::Failure *failure) {
@@ -173,13 +237,20 @@ template <class F> static bool attempt(F body, pg::Failure *failure) {
     return attempt([](void *argument) { (*static_cast<F *>(argument))(); }, &body, failure);
 }
 
-static void take_back_alone(const Record &record, TimestampTz now) {
+static bool settle(const Record &record, TimestampTz now) {
+    if (record.key != nullptr)
+        return take_back(record, now);
+    split(record);
+    return true; // there is more to do
+}
+
+static void settle_alone(const Record &record, TimestampTz now) {
     pg::Failure failure;
-    if (attempt([&] { take_back(record, now); }, &failure))
+    if (attempt([&] { settle(record, now); }, &failure))
         return;
     ereport(LOG,
-            errmsg("pgjobs could not take row %s of the table with oid %u back: %s", record.key,
-                   record.table, failure.message),
+            errmsg("pgjobs could not take row %s of the table with oid %u back: %s",
+                   record.key != nullptr ? record.key : "s", record.table, failure.message),
             errdetail("SQLSTATE %s; tried again in a minute.", unpack_sql_state(failure.sqlstate)));
     attempt([&] { postpone(record, later); }, &failure);
 }
@@ -205,7 +276,7 @@ static bool work_off(Oid table) {
                 &failure);
             for (int i = 0; due != nullptr && i < due->count; i++) {
                 CHECK_FOR_INTERRUPTS();
-                take_back_alone(due->records[i], now);
+                settle_alone(due->records[i], now);
             }
             more = due != nullptr && due->count > 0;
         });
@@ -350,15 +421,17 @@ PGJOBS_FUNCTION(_reap_rows) {
     TimestampTz now = pg::finite(DatumGetTimestampTz(pg::required(fcinfo, 0, "now")), "now");
     int64 done = 0;
     Due *due;
-    do {
-        int64 before = done;
+    bool more = true;
+    while (more) {
+        more = false; // what is left, somebody has
         due = list_due(now, InvalidOid);
-        for (int i = 0; i < due->count; i++)
-            done += take_back(due->records[i], now);
-        CommandCounterIncrement();
-        if (before == done)
-            break; // what is left, somebody has
-    } while (due->count == batch);
+        for (int i = 0; i < due->count; i++) {
+            bool settled = settle(due->records[i], now);
+            done += settled && due->records[i].key != nullptr;
+            more |= settled;
+        }
+        row_changes::write_records(); // that those are not listed again
+    }
     PG_RETURN_INT64(done);
 }
 
