@@ -360,6 +360,11 @@ static void check_attached(FunctionCallInfo fcinfo) {
     ListCell *cell;
     foreach (cell, tables) {
         const char *found = fault == nullptr ? attach::fault_of(lfirst_oid(cell)) : nullptr;
+        const Attachment *attachment =
+            fault == nullptr ? find_attachment(lfirst_oid(cell)) : nullptr;
+        if (found == nullptr && attachment != nullptr && !attachment->at_home)
+            found = "is quarantined: call pgjobs.resume() if its rows are to be worked on in this "
+                    "database";
         if (found != nullptr)
             fault = psprintf("table \"%s\" %s", get_rel_name(lfirst_oid(cell)), found);
     }

@@ -46,6 +46,7 @@ command_ok([ 'pg_restore', '--exit-on-error', '-j2', '-d', $other->connstr('cust
 for my $copy ('plain', 'custom') {
     is($other->safe_psql($copy, $settings), $before, "$copy: the settings");
     is($other->safe_psql($copy, 'SELECT bool_and(quarantined) FROM pgjobs.attached_tables'), 't', "$copy: quarantined");
+    like($other->safe_psql($copy, q{SELECT detail FROM pgjobs.health() WHERE NOT ok AND name = 'attached tables'}), qr/is quarantined/, "$copy: health() says so");
     is_state($other, $copy, q{SELECT count(*) FROM pgjobs.claim_row(NULL::parts, 's')}, 'PJ004', "$copy: claim_row");
     is_state($other, $copy, q{CALL pgjobs.wait_row('parts', 's', '0')}, 'PJ004', "$copy: wait_row");
     is_state($other, $copy, q{UPDATE parts SET state = 'closed' WHERE id = 2}, 'PJ003', "$copy: plain changes are judged");
