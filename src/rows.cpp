@@ -10,7 +10,8 @@
 namespace pgjobs::rows {
 
 constexpr int64 most_claimed = 10000;
-constexpr int most_looked_at = 1000; // rows that others have, by one who waits
+constexpr int64 most_looked_at = 1000; // rows that others have, by one who waits
+constexpr int64 spare = 16;            // looked at besides those that are wanted
 
 // ---- statements ----
 
@@ -42,9 +43,9 @@ struct Plan {
 static HTAB *plans;
 
 static SPIPlanPtr prepare(const char *sql, int count, Oid *types) {
-    SPIPlanPtr plan = SPI_prepare(sql, count, types);
+    SPIPlanPtr plan = SPI_prepare_cursor(sql, count, types, CURSOR_OPT_GENERIC_PLAN);
     if (plan == nullptr)
-        elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+        elog(ERROR, "SPI_prepare_cursor failed: %s", SPI_result_code_string(SPI_result));
     if (SPI_keepplan(plan) != 0)
         elog(ERROR, "SPI_keepplan failed");
     return plan;
@@ -73,8 +74,42 @@ static SPIPlanPtr plan_of(const PlanKey &key, const char *sql, int count, Oid *t
     return plan;
 }
 
+// How a statement finds its rows.
+enum class By {
+    index, // of waiting rows, in the order of claims
+    place, // ctid
+    key    // the primary key
+};
+
+// Makes the plan, if there is none or the old one is not good any more: whatever the statistics
+// say, for they may be of a time when all rows waited, or none was there. For the index of waiting
+// rows pages cost nothing and comparing much: it is the one that makes comparisons needless. What
+// is executed then has the session's settings: they are its triggers', too.
+static void make_plan(SPIPlanPtr plan, By by) {
+    struct {
+        By by;
+        const char *name;
+        const char *value;
+    } static constexpr settings[] = {{By::index, "seq_page_cost", "0"},
+                                     {By::index, "random_page_cost", "0"},
+                                     {By::index, "cpu_operator_cost", "1"},
+                                     {By::place, "enable_indexscan", "off"},
+                                     {By::key, "enable_seqscan", "off"},
+                                     {By::key, "enable_bitmapscan", "off"},
+                                     {By::key, "jit", "off"}};
+    int level = NewGUCNestLevel();
+    for (const auto &setting : settings)
+        if (setting.by == by || setting.by == By::key) // those are for all
+            set_config_option(setting.name, setting.value, PGC_USERSET, PGC_S_SESSION,
+                              GUC_ACTION_SAVE, true, 0, false);
+    ReleaseCachedPlan(SPI_plan_get_cached_plan(plan), CurrentResourceOwner);
+    AtEOXact_GUC(false, level);
+}
+
 // Like pgjobs' own statements, these see rows as committed now, in every isolation level.
-static uint64 run(SPIPlanPtr plan, Datum *values, const char *nulls, bool read_only) {
+static uint64 run(SPIPlanPtr plan, By by, Datum *values, const char *nulls) {
+    make_plan(plan, by);
+    bool read_only = by == By::index;
     int code = SPI_execute_snapshot(plan, values, nulls, GetLatestSnapshot(), InvalidSnapshot,
                                     read_only, true, 0);
     if (code < 0)
@@ -95,6 +130,18 @@ static const char *column(const char *name) {
 static const char *status_is(const Attachment *attachment, int state) {
     return psprintf("%s OPERATOR(pg_catalog.=) %s", column(attachment->status),
                     state_literal(attachment, state));
+}
+
+// What the index of waiting rows says of each of its rows, too: of no use but to the planner, who
+// sees that this index makes the comparison needless.
+static const char *waits(const Attachment *attachment, int state) {
+    StringInfoData states;
+    initStringInfo(&states);
+    for (int i = 0; i < attachment->stage_count; i++)
+        appendStringInfo(&states, "%s%s", i > 0 ? ", " : "",
+                         state_literal(attachment, attachment->stages[i].waiting));
+    return psprintf("%s AND %s OPERATOR(pg_catalog.=) ANY (ARRAY[%s])",
+                    status_is(attachment, state), column(attachment->status), states.data);
 }
 
 // The order of claims.
@@ -135,41 +182,28 @@ static Oid table_of_argument(FunctionCallInfo fcinfo) {
     return table;
 }
 
-// Locks the first rows that wait and that nobody has; their places in the order of claims.
-static uint64 lock_rows(const Attachment *attachment, int stage, int64 most) {
+// The places of the first rows that wait, in the order of claims, whoever has them. A query that
+// locks rows would not see that the index of waiting rows makes a comparison needless.
+static uint64 find_rows(const Attachment *attachment, int stage, int64 most) {
     const char *sql = psprintf(
-        "SELECT pgjobs_row.ctid, pgjobs_row.tableoid FROM %s WHERE %s ORDER BY %s LIMIT $1 "
-        "FOR NO KEY UPDATE SKIP LOCKED",
-        source(attachment), status_is(attachment, attachment->stages[stage].waiting),
+        "SELECT pgjobs_row.ctid, pgjobs_row.tableoid FROM %s WHERE %s ORDER BY %s LIMIT $1",
+        source(attachment), waits(attachment, attachment->stages[stage].waiting),
         order(attachment));
     Oid types[] = {INT8OID};
     Datum values[] = {Int64GetDatum(most)};
-    return run(plan_of({attachment->table, stage, lock_waiting}, sql, 1, types), values, nullptr,
-               false);
+    return run(plan_of({attachment->table, stage, look}, sql, 1, types), By::index, values,
+               nullptr);
 }
 
-// Moves the rows whose places are $1 (and $2, for the partitions) on; they are locked.
-static const char *take_sql(const Attachment *attachment, int stage) {
-    const RowStage *moves = &attachment->stages[stage];
-    const char *partition = attachment->partitioned
-                                ? " AND EXISTS (SELECT FROM ROWS FROM (pg_catalog.unnest($1), "
-                                  "pg_catalog.unnest($2)) AS place (row, of) "
-                                  "WHERE place.row OPERATOR(pg_catalog.=) pgjobs_row.ctid "
-                                  "AND place.of OPERATOR(pg_catalog.=) pgjobs_row.tableoid)"
-                                : "";
-    const char *changed = order(attachment);
-    // Without names, for they might be those of others: columns of the list below.
-    StringInfoData places;
-    initStringInfo(&places);
-    int count = attachment->key_count + (attachment->priority != nullptr ? 1 : 0);
-    for (int i = 0; i < count; i++)
-        appendStringInfo(&places, "%s%d", i > 0 ? ", " : "", i + 2);
-    return psprintf("WITH taken AS (UPDATE %s SET %s = %s "
-                    "WHERE pgjobs_row.ctid OPERATOR(pg_catalog.=) ANY ($1)%s AND %s "
-                    "RETURNING pgjobs_row, %s) SELECT * FROM taken ORDER BY %s",
-                    source(attachment), quote_identifier(attachment->status),
-                    state_literal(attachment, moves->working), partition,
-                    status_is(attachment, moves->waiting), changed, places.data);
+// A row at one of the places $1; of partitions, those of $2.
+static const char *at_places(const Attachment *attachment) {
+    return psprintf("pgjobs_row.ctid OPERATOR(pg_catalog.=) ANY ($1)%s",
+                    attachment->partitioned
+                        ? " AND EXISTS (SELECT FROM ROWS FROM (pg_catalog.unnest($1), "
+                          "pg_catalog.unnest($2)) AS place (row, of) "
+                          "WHERE place.row OPERATOR(pg_catalog.=) pgjobs_row.ctid "
+                          "AND place.of OPERATOR(pg_catalog.=) pgjobs_row.tableoid)"
+                        : "");
 }
 
 static Datum array_at(uint64 count, int column, Oid type, int length, bool by_value, char align) {
@@ -180,13 +214,61 @@ static Datum array_at(uint64 count, int column, Oid type, int length, bool by_va
         construct_array(data, static_cast<int>(count), type, length, by_value, align));
 }
 
+static void read_places(uint64 count, Datum *values) {
+    values[0] = array_at(count, 1, TIDOID, sizeof(ItemPointerData), false, TYPALIGN_SHORT);
+    values[1] = array_at(count, 2, OIDOID, sizeof(Oid), true, TYPALIGN_INT);
+}
+
+// Locks the first of those that were found and that nobody has.
+static uint64 lock_found(const Attachment *attachment, int stage, uint64 count, int64 most) {
+    const char *sql = psprintf(
+        "SELECT pgjobs_row.ctid, pgjobs_row.tableoid FROM %s WHERE %s AND %s ORDER BY %s LIMIT $3 "
+        "FOR NO KEY UPDATE SKIP LOCKED",
+        source(attachment), at_places(attachment),
+        status_is(attachment, attachment->stages[stage].waiting), order(attachment));
+    Oid types[] = {TIDARRAYOID, OIDARRAYOID, INT8OID};
+    Datum values[] = {0, 0, Int64GetDatum(most)};
+    read_places(count, values);
+    return run(plan_of({attachment->table, stage, lock_waiting}, sql, 3, types), By::place, values,
+               nullptr);
+}
+
+// Locks the first rows that wait and that nobody has: among a few more than are wanted, and among
+// more and more while others have them.
+static uint64 lock_rows(const Attachment *attachment, int stage, int64 most) {
+    for (int64 look_at = most + spare;; look_at *= 8) {
+        uint64 found = find_rows(attachment, stage, look_at);
+        uint64 locked = found > 0 ? lock_found(attachment, stage, found, most) : 0;
+        if (static_cast<int64>(locked) == most || static_cast<int64>(found) < look_at)
+            return locked;
+    }
+}
+
+// Moves the rows whose places are $1 (and $2, for the partitions) on; they are locked.
+static const char *take_sql(const Attachment *attachment, int stage) {
+    const RowStage *moves = &attachment->stages[stage];
+    const char *changed = order(attachment);
+    // Without names, for they might be those of others: columns of the list below.
+    StringInfoData places;
+    initStringInfo(&places);
+    int count = attachment->key_count + (attachment->priority != nullptr ? 1 : 0);
+    for (int i = 0; i < count; i++)
+        appendStringInfo(&places, "%s%d", i > 0 ? ", " : "", i + 2);
+    return psprintf("WITH taken AS (UPDATE %s SET %s = %s "
+                    "WHERE %s AND %s "
+                    "RETURNING pgjobs_row, %s) SELECT * FROM taken ORDER BY %s",
+                    source(attachment), quote_identifier(attachment->status),
+                    state_literal(attachment, moves->working), at_places(attachment),
+                    status_is(attachment, moves->waiting), changed, places.data);
+}
+
 static uint64 take_rows(const Attachment *attachment, int stage, uint64 count) {
     Oid types[] = {TIDARRAYOID, OIDARRAYOID};
-    Datum values[] = {array_at(count, 1, TIDOID, sizeof(ItemPointerData), false, TYPALIGN_SHORT),
-                      array_at(count, 2, OIDOID, sizeof(Oid), true, TYPALIGN_INT)};
+    Datum values[2];
+    read_places(count, values);
     SPIPlanPtr plan =
         plan_of({attachment->table, stage, take}, take_sql(attachment, stage), 2, types);
-    return run(plan, values, nullptr, false);
+    return run(plan, By::place, values, nullptr);
 }
 
 static void return_taken(FunctionCallInfo fcinfo, uint64 count) {
@@ -280,7 +362,8 @@ static uint64 run_on_key(const Attachment *attachment, int stage, Kind kind, con
     types[count - 2] = INT8OID;
     types[count - 1] =
         OidIsValid(attachment->changed_at_type) ? attachment->changed_at_type : Oid{TIMESTAMPTZOID};
-    return run(plan_of({attachment->table, stage, kind}, sql, count, types), values, nulls, false);
+    return run(plan_of({attachment->table, stage, kind}, sql, count, types), By::key, values,
+               nulls);
 }
 
 static bool move_on(const Attachment *attachment, int stage, int from, int to, Kind kind,
@@ -401,13 +484,7 @@ static bool look_for_rows(Oid table, const char *stage_name) {
     require_home(attachment);
     if (!settings::execute)
         return false;
-    const char *sql =
-        psprintf("SELECT pgjobs_row.ctid, pgjobs_row.tableoid FROM %s WHERE %s ORDER BY %s "
-                 "LIMIT %d",
-                 source(attachment), status_is(attachment, attachment->stages[stage].waiting),
-                 order(attachment), most_looked_at);
-    uint64 count =
-        run(plan_of({attachment->table, stage, look}, sql, 0, nullptr), nullptr, nullptr, true);
+    uint64 count = find_rows(attachment, stage, most_looked_at);
     for (uint64 i = 0; i < count; i++)
         if (!is_held(DatumGetObjectId(pg::datum_at(i, 2)),
                      reinterpret_cast<ItemPointer>(DatumGetPointer(pg::datum_at(i, 1)))))
