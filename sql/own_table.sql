@@ -134,6 +134,17 @@ SELECT state, count(*), min(id), max(id) FROM many GROUP BY state ORDER BY state
 SELECT count(*) FROM pgjobs.working_row;
 DROP TABLE many;
 
+-- Claims read the index of waiting rows, also where the statistics are of a time when all rows waited.
+CREATE TABLE plans (id int PRIMARY KEY, state text DEFAULT 'open') WITH (autovacuum_enabled = off);
+SELECT pgjobs.attach_table('plans', 'state', '[{"stage": "s", "waiting": "open", "working": "busy", "done": "closed"}, {"stage": "t", "waiting": "closed", "working": "at it", "done": "end"}]');
+INSERT INTO plans SELECT n FROM generate_series(1, 3000) n;
+ANALYZE plans;
+SELECT count(*) FROM pgjobs.claim_row(NULL::plans, 's', 2500);
+SELECT id FROM pgjobs.claim_row(NULL::plans, 's');
+SELECT pg_stat_force_next_flush();
+SELECT indexrelname, idx_scan FROM pg_stat_user_indexes WHERE relname = 'plans' ORDER BY 1;
+DROP TABLE plans;
+
 -- ---- what attach adds, detach removes ----
 
 CREATE FUNCTION pg_temp.added(target regclass) RETURNS TABLE (kind text, definition text) LANGUAGE sql AS $$
