@@ -68,7 +68,9 @@ SELECT call, pg_temp.refused(call) FROM unnest(ARRAY[
     'reprioritize($ready, NULL)', 'job(NULL)', 'why(NULL)',
     'grant_queue(NULL, ''postgres'', ''{work}'')', 'grant_queue(''q'', NULL, ''{work}'')', 'grant_queue(''q'', ''postgres'', NULL)',
     'revoke_queue(NULL, ''postgres'', ''{work}'')', 'revoke_queue(''q'', NULL, ''{work}'')', 'revoke_queue(''q'', ''postgres'', NULL)',
-    '_reap(NULL)', '_promote(NULL)', '_expire(NULL)', '_keep_history(NULL)', '_visible_queues(NULL)', '_queue_counters(NULL)', '_figures(NULL)']) call;
+    'attach_table(NULL, ''s'', ''[]'')', 'attach_table(''pg_class'', NULL, ''[]'')', 'attach_table(''pg_class'', ''s'', NULL)', 'detach_table(NULL)',
+    'claim_row(NULL::pgjobs.queue, NULL)', 'claim_row(NULL::pgjobs.queue, ''s'', NULL)', 'finish_row(NULL, ''1'', ''s'')', 'finish_row(''pg_class'', NULL, ''s'')',
+    'finish_row(''pg_class'', ''1'', NULL)', 'finish_row(''pg_class'', ''1'', ''s'', NULL)', '_reap_rows(NULL)', '_reap(NULL)', '_promote(NULL)', '_expire(NULL)', '_keep_history(NULL)', '_visible_queues(NULL)', '_queue_counters(NULL)', '_figures(NULL)']) call;
 
 -- Every argument of every function has been there, or may be NULL: those that may.
 SELECT p.proname, string_agg(a.name, ' ' ORDER BY a.n)

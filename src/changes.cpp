@@ -361,6 +361,13 @@ void rescan_databases() {
     set(&pending.rescan);
 }
 
+void rules_changed() {
+    begin();
+    set(&pending.rules);
+}
+
+void rows_touched() { begin(); }
+
 void extension_dropped() {
     begin();
     set(&pending.dropped);

@@ -1,5 +1,6 @@
 #include "notify.hpp"
 
+#include "announce.hpp"
 #include "catalog.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
@@ -59,8 +60,10 @@ static void drop_hints(Oid database, int32 queue) {
 void drop_all_hints(Oid database) {
     pg::locked(shared->events_lock, LW_EXCLUSIVE, [&] {
         for (int i = 0; i < settings::max_databases; i++)
-            if (databases[i].oid == database)
+            if (databases[i].oid == database) {
                 databases[i].first_event = databases[i].next_event;
+                announce::drop_all(&databases[i]);
+            }
         for (int i = 0; i < settings::max_queues; i++)
             if (queue_hints[i].database == database) {
                 queue_hints[i] = {};
@@ -168,6 +171,7 @@ static void send_all() {
         for (uint64 i = 0; i < count; i++)
             if (const Queue *queue = listening(ids[i]))
                 send_resync(queue);
+        announce::send_resyncs();
     });
 }
 
@@ -190,7 +194,7 @@ bool send(Database *database) {
         if (const Queue *queue = listening(taken->events[i].queue))
             if (queue->notify == Notify::events)
                 send_event(queue, taken->events[i]);
-    return taken->more;
+    return announce::send(database) || taken->more;
 }
 
 QueueHints counters_of(int32 queue) {

@@ -14,8 +14,8 @@
 
 namespace pgjobs::changes {
 
-static Mark *const marks[] = {&pending.everything, &pending.holds, &pending.dropped,
-                              &pending.installed, &pending.rescan};
+static Mark *const marks[] = {&pending.everything, &pending.holds,  &pending.dropped,
+                              &pending.installed,  &pending.rescan, &pending.rules};
 
 // ---- telling ----
 
@@ -209,7 +209,8 @@ static Database *rules_changed_in;
 static bool home_changed;
 
 static void note_rules() {
-    bool changed = pending.everything.level > 0 || pending.segments.count > 0;
+    bool changed =
+        pending.everything.level > 0 || pending.segments.count > 0 || pending.rules.level > 0;
     for (int i = 0; i < pending.queues.count; i++)
         changed |= pending.queues.data[i].stage == 0 && pending.queues.data[i].ready > 0;
     rules_changed_in = changed ? pending.database : nullptr;

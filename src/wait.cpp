@@ -22,6 +22,7 @@ static bool matches(const Waiter *waiter, Oid database, const Purpose &thing) {
     const Purpose &purpose = waiter->purpose;
     return waiter->database == database && purpose.job == thing.job &&
            purpose.queue == thing.queue && purpose.topic == thing.topic &&
+           purpose.table == thing.table &&
            (thing.stage == 0 || purpose.stage == 0 || purpose.stage == thing.stage) &&
            (thing.subscription == 0 || purpose.subscription == thing.subscription);
 }
@@ -43,10 +44,7 @@ static Waiter *next_waiter(Oid database, const Purpose &thing) {
     return next;
 }
 
-void wake_some(Oid database, int32 queue, int16 stage, int64 count) {
-    Purpose thing{};
-    thing.queue = queue;
-    thing.stage = stage;
+static void wake_some(Oid database, const Purpose &thing, int64 count) {
     LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
     for (; count > 0; count--) {
         Waiter *waiter = next_waiter(database, thing);
@@ -55,6 +53,20 @@ void wake_some(Oid database, int32 queue, int16 stage, int64 count) {
         wake(waiter);
     }
     LWLockRelease(shared->waiters_lock);
+}
+
+void wake_some(Oid database, int32 queue, int16 stage, int64 count) {
+    Purpose thing{};
+    thing.queue = queue;
+    thing.stage = stage;
+    wake_some(database, thing, count);
+}
+
+void wake_rows(Oid database, Oid table, int16 stage, int64 count) {
+    Purpose thing{};
+    thing.table = table;
+    thing.stage = stage;
+    wake_some(database, thing, count);
 }
 
 // Whether nobody has been woken for the same thing, and nobody has waited longer for it.
@@ -267,9 +279,6 @@ bool until(const Purpose &purpose, TimestampTz deadline, bool (*look)(void *), v
 }
 
 // ---- wait ----
-
-// Somebody has a ready job and may give it back without a word: looked at again after this time.
-constexpr int64 doubt = USECS_PER_SEC;
 
 static bool queue_has_work(int32 id, int16 stage) {
     AcceptInvalidationMessages(); // the transaction began before the sleep, not after it

@@ -15,6 +15,7 @@
 #include "setback.hpp"
 #include "settings.hpp"
 #include "shared.hpp"
+#include "stale.hpp"
 #include "topic.hpp"
 
 namespace pgjobs::process {
@@ -453,6 +454,7 @@ static void run_duties(Worker *worker) {
         pg_atomic_write_u32(&database->leases_lost, 1);
     done &= in_batches(worker, promoting, &next);
     done &= in_batches(worker, expiring, &next);
+    stale::look(database, &next);
     done &= keep_history(worker);
     done &= rotate_receipts(worker);
     done &= keep_topics(worker);
