@@ -10,6 +10,10 @@ SELECT pgjobs.enqueue('other', '"running elsewhere"') AS other \gset
 SELECT token AS other_token FROM pgjobs.claim('other') \gset
 SELECT pgjobs.enqueue('q', '"finished"', priority => -1) AS finished \gset
 SELECT pgjobs.cancel(:finished);
+SELECT pgjobs.create_topic('t');
+SELECT pgjobs.subscribe('s', 't');
+SELECT pgjobs.publish_many('t', '{1,2,3}') IS NOT NULL AS published;
+SELECT max(position) AS sent, max(token) AS lent FROM pgjobs.receive('s', 2, '1 hour') \gset
 
 -- What a call could have changed.
 CREATE FUNCTION pg_temp.fingerprint() RETURNS text LANGUAGE sql AS $$
@@ -19,14 +23,20 @@ CREATE FUNCTION pg_temp.fingerprint() RETURNS text LANGUAGE sql AS $$
         UNION ALL SELECT 'queue ' || q::text FROM pgjobs.queue q
         UNION ALL SELECT 'stage ' || s::text FROM pgjobs.stage s
         UNION ALL SELECT 'acl ' || a::text FROM pgjobs.acl a
+        UNION ALL SELECT 'topic ' || t::text FROM pgjobs.topic t
+        UNION ALL SELECT 'topic_acl ' || a::text FROM pgjobs.topic_acl a
+        UNION ALL SELECT 'segment ' || s::text FROM pgjobs.segment s
+        UNION ALL SELECT 'log ' || l::text FROM pgjobs.log l
+        UNION ALL SELECT 'subscription ' || s::text FROM pgjobs.subscription s
+        UNION ALL SELECT 'feed ' || f::text FROM pgjobs.feed f
         UNION ALL SELECT format('counters %s %s %s %s %s', name, enqueued, completed, dead, cancelled) FROM pgjobs.queues
     ) x (line)
 $$;
 SELECT pg_temp.fingerprint() AS before \gset
 
--- Runs SELECT pgjobs.<call>; the ids and tokens made above are $id, $token, $ready, $other, $stolen.
+-- Runs SELECT pgjobs.<call>; the ids and tokens made above are $id, $token, $ready, $other, $stolen, $lent, $sent.
 SELECT set_config('test.names', jsonb_build_object('$id', :id, '$token', :token, '$ready', :ready, '$other', :other,
-    '$stolen', :other_token)::text, false) IS NOT NULL AS set;
+    '$stolen', :other_token, '$lent', :lent, '$sent', :sent)::text, false) IS NOT NULL AS set;
 CREATE FUNCTION pg_temp.refused(call text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     message text;
@@ -70,7 +80,15 @@ SELECT call, pg_temp.refused(call) FROM unnest(ARRAY[
     'revoke_queue(NULL, ''postgres'', ''{work}'')', 'revoke_queue(''q'', NULL, ''{work}'')', 'revoke_queue(''q'', ''postgres'', NULL)',
     'attach_table(NULL, ''s'', ''[]'')', 'attach_table(''pg_class'', NULL, ''[]'')', 'attach_table(''pg_class'', ''s'', NULL)', 'detach_table(NULL)',
     'claim_row(NULL::pgjobs.queue, NULL)', 'claim_row(NULL::pgjobs.queue, ''s'', NULL)', 'finish_row(NULL, ''1'', ''s'')', 'finish_row(''pg_class'', NULL, ''s'')',
-    'finish_row(''pg_class'', ''1'', NULL)', 'finish_row(''pg_class'', ''1'', ''s'', NULL)', '_reap_rows(NULL)', '_reap(NULL)', '_promote(NULL)', '_expire(NULL)', '_keep_history(NULL)', '_visible_queues(NULL)', '_queue_counters(NULL)', '_figures(NULL)']) call;
+    'finish_row(''pg_class'', ''1'', NULL)', 'finish_row(''pg_class'', ''1'', ''s'', NULL)', '_reap_rows(NULL)',
+    '_reap(NULL)', '_promote(NULL)', '_expire(NULL)', '_keep_history(NULL)', '_visible_queues(NULL)', '_queue_counters(NULL)', '_figures(NULL)',
+    'create_topic(NULL)', 'create_topic(''x'', NULL)', 'alter_topic(NULL)', 'drop_topic(NULL)', 'publish(NULL, ''1'')', 'publish(''t'', NULL)',
+    'publish_many(NULL, ''{}'')', 'publish_many(''t'', NULL)', 'read(NULL, 0)', 'read(''t'', NULL)', 'read(''t'', 0, NULL)',
+    'subscribe(NULL, ''t'')', 'subscribe(''x'', NULL)', 'unsubscribe(NULL)', 'receive(NULL)', 'receive(''s'', NULL)', 'receive(''s'', lease => NULL)',
+    'ack(NULL, 1, 1)', 'ack(''s'', NULL, 1)', 'ack(''s'', $lent, NULL)', 'seek(NULL, 0)', 'subscribe_queue(NULL, ''t'')', 'subscribe_queue(''q'', NULL)',
+    'unsubscribe_queue(NULL, ''t'')', 'unsubscribe_queue(''q'', NULL)', 'grant_topic(NULL, ''postgres'', ''{own}'')', 'grant_topic(''t'', NULL, ''{own}'')',
+    'grant_topic(''t'', ''postgres'', NULL)', 'revoke_topic(NULL, ''postgres'', ''{own}'')', 'revoke_topic(''t'', NULL, ''{own}'')', 'revoke_topic(''t'', ''postgres'', NULL)',
+    '_keep_topics(NULL)', '_deliver(NULL)', '_topic_figures(NULL)', '_lag(NULL, 0)', '_lag(1, NULL)']) call;
 
 -- Every argument of every function has been there, or may be NULL: those that may.
 SELECT p.proname, string_agg(a.name, ' ' ORDER BY a.n)
@@ -218,6 +236,48 @@ SELECT call, pg_temp.refused(call) FROM unnest(ARRAY[
 SELECT pgjobs.complete_many(ARRAY[:id, :other], ARRAY[:other_token, :token]), pgjobs.fail_many(ARRAY[:id, :other], ARRAY[:other_token, :token]),
     pgjobs.extend_many(ARRAY[:id, :other], ARRAY[:other_token, :token]);
 
+-- Topics: names of new ones, names that must be there, and what they are called twice.
+SELECT call, pg_temp.refused(call) FROM unnest(ARRAY[
+    'create_topic('''')', 'create_topic(''T'')', 'create_topic(''1t'')', 'create_topic(repeat(''t'', 49))', 'create_topic(E''t\n'')', 'create_topic(''t'')',
+    'subscribe('''', ''t'')', 'subscribe(''S'', ''t'')', 'subscribe(repeat(''s'', 49), ''t'')', 'subscribe(E''s\x01'', ''t'')', 'subscribe(''s'', ''t'')',
+    'subscribe(''x'', '''')', 'subscribe(''x'', ''T'')', 'subscribe(''x'', ''nope'')', 'alter_topic(''nope'', ''1 day'')', 'drop_topic('''')', 'drop_topic(E''t\n'')',
+    'publish('''', ''1'')', 'publish(''nope'', ''1'')', 'publish_many(''nope'', ''{1}'')', 'publish_many(''nope'', ''{}'')', 'read(''nope'', 0)', 'read('''', 0)',
+    'unsubscribe(''nope'')', 'unsubscribe('''')', 'receive(''nope'')', 'receive(''S'')', 'receive('''')', 'ack(''nope'', 1, 1)', 'seek(''nope'', 0)',
+    'subscribe_queue(''nope'', ''t'')', 'subscribe_queue(''q'', ''nope'')', 'subscribe_queue(''q'', ''t'', stage => ''nope'')', 'subscribe_queue(''q'', ''t'', stage => '''')',
+    'unsubscribe_queue(''nope'', ''t'')', 'unsubscribe_queue(''q'', ''nope'')', 'unsubscribe_queue(''q'', ''t'')',
+    'grant_topic(''nope'', ''postgres'', ''{own}'')', 'grant_topic(''t'', ''nobody here'', ''{own}'')', 'revoke_topic(''t'', ''nobody here'', ''{own}'')',
+    'grant_topic(''t'', ''postgres'', ''{work}'')', 'grant_topic(''t'', ''postgres'', ''{}'')', 'grant_queue(''q'', ''postgres'', ''{publish}'')',
+    'create_queue(''x'', events_topic => ''nope'')', 'create_queue(''x'', events_topic => ''T'')', 'alter_queue(''q'', events_topic => ''nope'')']) call;
+
+-- Positions, numbers, intervals, times, both of two, none of two.
+SELECT call, pg_temp.refused(call) FROM unnest(ARRAY[
+    'create_topic(''x'', ''0'')', 'create_topic(''x'', ''-1 second'')', 'create_topic(''x'', ''999 milliseconds'')', 'create_topic(''x'', ''200 years'')',
+    'alter_topic(''t'', ''0'')', 'alter_topic(''t'', ''200 years'')', 'read(''t'', -1)', 'read(''t'', 0, 0)', 'read(''t'', 0, -1)', 'read(''t'', 0, 10001)',
+    'subscribe(''x'', ''t'', -1)', 'subscribe(''x'', ''t'', from_time => ''infinity'')', 'subscribe(''x'', ''t'', from_time => ''-infinity'')',
+    'subscribe(''x'', ''t'', 1, now())', 'receive(''s'', 0)', 'receive(''s'', -1)', 'receive(''s'', 10001)', 'receive(''s'', lease => ''0'')',
+    'receive(''s'', lease => ''-1 second'')', 'receive(''s'', lease => ''200 years'')', 'seek(''s'')', 'seek(''s'', NULL, NULL)', 'seek(''s'', -1)',
+    'seek(''s'', to_time => ''infinity'')', 'seek(''s'', 1, now())', '_keep_topics(''infinity'')', '_deliver(''-infinity'')']) call;
+
+-- Keys, headers, patterns, arrays.
+SELECT call, pg_temp.refused(call) FROM unnest(ARRAY[
+    'publish(''t'', ''1'', '''')', 'publish(''t'', ''1'', repeat(''k'', 256))', 'publish(''t'', ''1'', repeat(''ä'', 128))', 'publish(''t'', ''1'', E''a\nb'')',
+    'publish(''t'', ''1'', headers => ''[]'')', 'publish(''t'', ''1'', headers => ''null'')', 'publish(''t'', ''1'', headers => ''"x"'')',
+    'publish_many(''t'', ''{1,2}'', ''{a}'')', 'publish_many(''t'', ''{1,2}'', ''{}'')', 'publish_many(''t'', ''{1}'', ''{""}'')', 'publish_many(''t'', ''{1,NULL}'')',
+    'publish_many(''t'', ''{{1,2}}'')', 'publish_many(''t'', ''{1,2}'', ''{{a,b}}'')', 'publish_many(''t'', ''{1}'', headers => ''{1}'')',
+    'publish_many(''t'', ''{1,2}'', headers => ARRAY[''{}''::jsonb])', 'publish_many(''t'', ''{1}'', ARRAY[E''\t''])',
+    'subscribe_queue(''q'', ''t'', '''')', 'subscribe_queue(''q'', ''t'', ''\'')', 'subscribe_queue(''q'', ''t'', ''a\\\'')', 'subscribe_queue(''q'', ''t'', repeat(''p'', 256))',
+    'subscribe_queue(''q'', ''t'', E''\x01'')']) call;
+SET pgjobs.max_payload = 1024;
+SELECT call, pg_temp.refused(call) FROM unnest(ARRAY[
+    'publish(''t'', to_jsonb(repeat(''x'', 2000)))', 'publish(''t'', ''1'', headers => jsonb_build_object(''h'', repeat(''x'', 2000)))',
+    'publish_many(''t'', ARRAY[''1'', to_jsonb(repeat(''x'', 2000))])']) call;
+RESET pgjobs.max_payload;
+
+-- Tokens of subscriptions, and positions that were not received.
+SELECT call, pg_temp.refused(call) FROM unnest(ARRAY[
+    'ack(''s'', 0, $sent)', 'ack(''s'', -1, $sent)', 'ack(''s'', $token, $sent)', 'ack(''s'', 9223372036854775807, 0)', 'ack(''s'', 1, -1)',
+    'ack(''s'', $lent, 9223372036854775807)', 'ack(''s'', $lent, $sent + 1)']) call;
+
 -- The procedures.
 CALL pgjobs.wait(NULL);
 \echo :LAST_ERROR_SQLSTATE
@@ -240,6 +300,17 @@ CALL pgjobs.await(:id, '-1 second');
 CALL pgjobs.await(:id, '200 years');
 \echo :LAST_ERROR_SQLSTATE
 CALL pgjobs.await(-1, '1 second');
+\echo :LAST_ERROR_SQLSTATE
+
+CALL pgjobs.wait_message(NULL, '1 second');
+\echo :LAST_ERROR_SQLSTATE
+CALL pgjobs.wait_message('s', NULL);
+\echo :LAST_ERROR_SQLSTATE
+CALL pgjobs.wait_message('s', '-1 second');
+\echo :LAST_ERROR_SQLSTATE
+CALL pgjobs.wait_message('', '1 second');
+\echo :LAST_ERROR_SQLSTATE
+CALL pgjobs.wait_message('nope', '1 second');
 \echo :LAST_ERROR_SQLSTATE
 
 -- Settings have limits, too, and there are no others of that name.
@@ -265,4 +336,11 @@ SELECT attempt, max_attempts, pgjobs.extend(id, token, '36525 days') > now() + i
     pgjobs.complete(id, token, next_stage => 's100') FROM pgjobs.claim('x', 10000, worker => repeat('w', 255), lease => '36525 days');
 SELECT stage, pgjobs.complete(id, token) FROM pgjobs.claim('x', lease => '1 hour');
 SELECT pgjobs.complete(:id, :token), pgjobs.complete(:other, :other_token);
+-- A position that was not sent yet, and times out of the ordinary, are places, too.
+SELECT pgjobs.ack('s', :lent, -9223372036854775808), pgjobs.ack('s', :lent, 0), pgjobs.ack('s', :lent, :sent), pgjobs.ack('s', :lent, :sent);
+SELECT pgjobs.seek('s', 9223372036854775807), pgjobs.seek('s', to_time => '4713-01-02 00:00:00+00 BC'), pgjobs.seek('s', to_time => '294276-12-31 00:00:00+00'),
+    (SELECT count(*) FROM pgjobs.receive('s')), (SELECT count(*) FROM pgjobs.read('t', 9223372036854775807)), (SELECT count(*) FROM pgjobs.read('t', 0, 10000));
+SELECT pgjobs.subscribe_queue('q', 't', 'a\\');
+SELECT pgjobs.create_topic(repeat('t', 48), '36525 days'), pgjobs.publish(repeat('t', 48), '1', repeat('k', 255)) > 0 AS published;
+SELECT pgjobs.drop_topic('t'), pgjobs.drop_topic(repeat('t', 48));
 SELECT pgjobs.drop_queue('x', true), pgjobs.drop_queue('q', true), pgjobs.drop_queue('other', true);

@@ -342,6 +342,13 @@ void published(int32 topic) {
     append(&pending.topics)->topic = topic;
 }
 
+void topic_made(int32 topic) {
+    begin();
+    SegmentEntry *entry = append(&pending.segments);
+    entry->topic = topic;
+    entry->first = true;
+}
+
 void segment_made(int32 topic, int32 segment, Oid leaf, int64 span) {
     begin();
     SegmentEntry *entry = append(&pending.segments);

@@ -85,6 +85,7 @@ void stages_made(int32 queue, int16 from, int16 to);
 void published(int32 topic);
 
 // At commit: messages go to this segment; segment 0: the topic has gone.
+void topic_made(int32 topic);
 void segment_made(int32 topic, int32 segment, Oid leaf, int64 span);
 
 // A session lease was taken in this transaction: it cannot be prepared.

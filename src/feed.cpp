@@ -178,10 +178,10 @@ static Datum make_origin(const Topic *topic, const log::Message &message) {
     position.type = jbvNumeric;
     position.val.numeric = int64_to_numeric(message.position);
     push(&state, "position", position);
-    if (message.key != 0)
-        push(&state, "key",
-             string_value(VARDATA_ANY(DatumGetPointer(message.key)),
-                          static_cast<int>(VARSIZE_ANY_EXHDR(DatumGetPointer(message.key)))));
+    if (message.key != 0) {
+        text *key = DatumGetTextPP(message.key); // long ones are stored compressed
+        push(&state, "key", string_value(VARDATA_ANY(key), static_cast<int>(VARSIZE_ANY_EXHDR(key))));
+    }
     char at[MAXDATELEN + 1];
     int zone = 0;
     JsonEncodeDateTime(at, TimestampTzGetDatum(message.published_at), TIMESTAMPTZOID, &zone);
@@ -212,11 +212,12 @@ static Delivered deliver_one(const Feed &feed, TimestampTz now) {
     if (queue == nullptr || topic == nullptr)
         return delivered;
     life::lock_queue(queue);
+    log::set_fed(topic); // a prepared transaction may have subscribed before the server's start
     MemoryContext scratch =
         AllocSetContextCreate(CurrentMemoryContext, "pgjobs message", ALLOCSET_DEFAULT_SIZES);
     int visited = 0;
     log::Reached reached = store::with_jobs([&](store::Table *jobs) {
-        return log::scan(topic, feed.position, nullptr, [&](const log::Message &message) {
+        return log::scan(topic, feed.position, log::raise_gap, [&](const log::Message &message) {
             if (matches(message.key, feed.pattern)) {
                 pg::in_context(scratch, [&] {
                     life::NewJob job{queue,
@@ -246,7 +247,8 @@ static Delivered deliver_one(const Feed &feed, TimestampTz now) {
 
 int64 deliver(TimestampTz now, bool *more, TimestampTz *) {
     static int32 last; // the feed that had its turn last
-    LockRelationOid(get_relname_relid("feed", relations()->schema), ShareUpdateExclusiveLock);
+    // One at a time. Not a lock of the table: a busy worker would keep VACUUM away from it.
+    LockDatabaseObject(get_relname_relid("feed", relations()->schema), InvalidOid, 0, ExclusiveLock);
     Feeds feeds = read_feeds(last);
     int64 ids[most_feeds];
     for (int i = 0; i < feeds.count; i++)

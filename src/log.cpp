@@ -330,9 +330,13 @@ static Range take_positions(const Topic *topic, int count) {
 
 // ---- writing ----
 
-void lock_topic(const Topic *topic) {
+bool lock_topic_if_there(const Topic *topic) {
     LockDatabaseObject(relations()->topic, static_cast<Oid>(topic->id), 0, RowExclusiveLock);
-    if (find_topic(topic->id) == nullptr)
+    return find_topic(topic->id) != nullptr;
+}
+
+void lock_topic(const Topic *topic) {
+    if (!lock_topic_if_there(topic))
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
                 errmsg("topic \"%s\" does not exist", topic->name),
                 errdetail("It has just been dropped."),
@@ -403,9 +407,7 @@ int64 next_position(const Topic *topic) {
     return next;
 }
 
-static void require_kept(const Topic *topic, int64 after, const char *subscription) {
-    if (after >= topic->pruned_to)
-        return;
+[[noreturn]] static void raise_dropped(const Topic *topic, int64 after, const char *subscription) {
     const char *where = subscription != nullptr ? psprintf("subscription \"%s\"", subscription)
                                                 : psprintf("topic \"%s\"", topic->name);
     ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -418,6 +420,14 @@ static void require_kept(const Topic *topic, int64 after, const char *subscripti
                           "to_position => 0).",
                           subscription)
                 : errhint("Read after position 0 for the oldest message kept."));
+    pg_unreachable();
+}
+
+// Where a reader who has come to `after` goes on.
+static int64 kept_behind(const Topic *topic, int64 after, const Gap &gap) {
+    if (after < topic->pruned_to && !gap.passed)
+        raise_dropped(topic, after, gap.subscription);
+    return Max(after, topic->pruned_to);
 }
 
 // The topic as it is now: a segment has come or gone.
@@ -488,24 +498,26 @@ static bool walk_segment(Walk *walk, int32 segment) {
 }
 
 static void note_settled(const Topic *topic, int64 from, int64 position) {
-    TopicEnd *place = lock_or_make_place(topic);
-    if (from <= place->settled)
+    TopicEnd *place = lock_place(topic->id);
+    if (place == nullptr) // the topic was dropped meanwhile
+        return;
+    if (from <= Max(place->settled, topic->pruned_to))
         place->settled = Max(place->settled, position);
     unlock(place);
 }
 
-Reached scan(const Topic *topic, int64 after, const char *subscription,
+Reached scan(const Topic *topic, int64 after, const Gap &gap,
              bool (*visit)(const Message &, void *), void *argument) {
     Limit limit = look_at_end(topic);
     if (limit.segment > topic->segments[topic->segment_count - 1].id)
         topic = look_again(topic);
-    require_kept(topic, after, subscription);
+    after = kept_behind(topic, after, gap);
     bool pushed = store::push_snapshot();
     Walk walk = {after, limit.position, InvalidTransactionId, 0, false, visit, argument};
     for (int i = first_segment(topic, after); !walk.stopped && i < topic->segment_count; i++)
         if (walk.after < walk.limit && !walk_segment(&walk, topic->segments[i].id)) {
             topic = look_again(topic);
-            require_kept(topic, walk.after, subscription);
+            walk.after = kept_behind(topic, walk.after, gap);
             i = first_segment(topic, walk.after) - 1;
         }
     if (pushed)
@@ -516,14 +528,13 @@ Reached scan(const Topic *topic, int64 after, const char *subscription,
 }
 
 Reached settle(const Topic *topic) {
-    int64 from = Max(look_at_end(topic).settled, topic->pruned_to);
-    return scan(topic, from, nullptr, [](const Message &) { return true; });
+    return scan(topic, look_at_end(topic).settled, pass_gap, [](const Message &) { return true; });
 }
 
 Lag lag_of(const Topic *topic, int64 place) {
     Lag lag{};
     bool any = false;
-    scan(topic, Max(place, topic->pruned_to), nullptr, [&](const Message &first) {
+    scan(topic, place, pass_gap, [&](const Message &first) {
         lag.since = first.published_at;
         any = true;
         return false;
@@ -614,6 +625,8 @@ bool is_fed(int32 topic) {
 
 void move_to(int32 topic, int32 segment, Oid leaf, int64 span) {
     for_places(MyDatabaseId, topic, [&](TopicEnd *place) {
+        if (place->rotate_at != never)
+            place->rotate_at += span - place->span;
         place->span = span;
         if (segment <= place->segment)
             return;

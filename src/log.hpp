@@ -26,8 +26,9 @@ struct Draft {
     Datum headers;
 };
 
-// Keeps the topic from being dropped until the transaction ends, and makes sure that it is still
-// there. Comes before append().
+// Keeps the topic from being dropped until the transaction ends; false if it is not there any more,
+// or 42704. Comes before append().
+bool lock_topic_if_there(const Topic *topic);
 void lock_topic(const Topic *topic);
 
 // Appends messages in order and fills in their positions, which rise.
@@ -56,16 +57,22 @@ struct Reached {
     TimestampTz held_since; // when it published
 };
 
-// Visits the committed messages behind `after` in order, as long as `visit` says so. Raises 55000
-// if messages behind `after` were dropped; `subscription` is named then, nullptr for a reader
-// without.
-Reached scan(const Topic *topic, int64 after, const char *subscription,
+// What a reader does where messages behind his place were dropped: he goes on with the oldest one
+// kept, or 55000 is raised, which names his subscription if he has one.
+struct Gap {
+    bool passed;
+    const char *subscription;
+};
+constexpr Gap pass_gap = {true, nullptr};
+constexpr Gap raise_gap = {false, nullptr};
+
+// Visits the committed messages behind `after` in order, as long as `visit` says so.
+Reached scan(const Topic *topic, int64 after, const Gap &gap,
              bool (*visit)(const Message &, void *), void *argument);
-template <class F>
-Reached scan(const Topic *topic, int64 after, const char *subscription, F visit) {
+template <class F> Reached scan(const Topic *topic, int64 after, const Gap &gap, F visit) {
     static_assert(pg::plain_body<F>);
     return scan(
-        topic, after, subscription,
+        topic, after, gap,
         [](const Message &message, void *argument) {
             return (*static_cast<F *>(argument))(message);
         },

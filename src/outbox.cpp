@@ -106,10 +106,8 @@ static int publish_some(int first) {
         count++;
     }
     const Topic *topic = find_topic(id);
-    if (topic != nullptr) { // else it was dropped by this transaction
-        log::lock_topic(topic);
+    if (topic != nullptr && log::lock_topic_if_there(topic)) // else it was dropped meanwhile
         log::append(topic, drafts, count, positions);
-    }
     return count;
 }
 

@@ -46,9 +46,10 @@ struct TopicEntry { // messages, or a subscription to it, were written
     int level;
     int32 topic;
 };
-struct SegmentEntry { // made, or the topic has gone
+struct SegmentEntry { // made, or the topic was, or has gone
     int level;
     int32 topic;
+    bool first;    // the topic was made; says nothing of a segment
     int32 segment; // 0: gone
     Oid leaf;
     int64 span;

@@ -11,6 +11,7 @@
 #include "pg/spi.hpp"
 #include "prepared.hpp"
 #include "settings.hpp"
+#include "topic.hpp"
 #include "wait.hpp"
 
 namespace pgjobs::presence {
@@ -182,7 +183,7 @@ static bool lock_at_once(Oid table) {
 
 // DROP EXTENSION locks the tables in an order of its own, while sessions at work hold some of them
 // and want others: a deadlock. So all are locked here first, waiting for one only while no other is
-// held.
+// held. In a restored copy nothing says yet that the sequences of topics go, too.
 static void lock_tables() {
     Oid extension = get_extension_oid("pgjobs", true);
     if (RecoveryInProgress() || !OidIsValid(extension) || !pg::owns_extension(extension) ||
@@ -197,8 +198,10 @@ static void lock_tables() {
         while (locked < list_length(tables) && lock_at_once(list_nth_oid(tables, locked)))
             locked++;
         UnlockRelationOid(first, AccessExclusiveLock); // is held twice, if all are
-        if (locked == list_length(tables))
+        if (locked == list_length(tables)) {
+            topic::own_sequences();
             return;
+        }
         for (int i = 0; i < locked; i++)
             UnlockRelationOid(list_nth_oid(tables, i), AccessExclusiveLock);
         in_the_way = locked;

@@ -64,7 +64,7 @@ PGJOBS_FUNCTION(read) {
     require_right(topic, subscribe);
     InitMaterializedSRF(fcinfo, 0);
     int64 count = 0;
-    log::scan(topic, after == 0 ? topic->pruned_to : after, nullptr,
+    log::scan(topic, after, after == 0 ? log::pass_gap : log::raise_gap,
               [&](const log::Message &message) {
                   message::return_one(fcinfo, topic, message, 0);
                   return ++count < most;

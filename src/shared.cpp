@@ -86,6 +86,8 @@ static void set_up_shared() {
     pg_atomic_init_u64(&shared->sessions, 0);
     pg_atomic_init_u64(&shared->tickets, 0);
     pg_atomic_init_u64(&shared->writable_since, 0);
+    for (pg_atomic_uint64 &spot : shared->spots)
+        pg_atomic_init_u64(&spot, 0);
     shared->pins = pin_count();
     shared->procs = process_count();
 }

@@ -199,6 +199,7 @@ struct Shared {
     pg_atomic_uint64 tickets;
     pg_atomic_uint64 writable_since; // TimestampTz at which this server began to write; 0 before
     pg_atomic_uint32 pins_used;      // places among them that are taken
+    pg_atomic_uint64 spots[4096];    // see spot.hpp: block and line, 0 nothing
     int pins;                        // length of the array of pins; read-only
     int procs;                       // length of the arrays of waiters and holders; read-only
 };

@@ -8,6 +8,7 @@
 #include "pg/spi.hpp"
 #include "settings.hpp"
 #include "shared.hpp"
+#include "spot.hpp"
 #include "wait.hpp"
 
 namespace pgjobs::subscription {
@@ -26,25 +27,57 @@ struct Subscription {
     char name[core::longest_name + 1];
 };
 
+// ---- the row ----
+
 #define COLUMNS                                                                                    \
     "SELECT s.id, s.topic_id, s.position, s.sent_to, COALESCE(s.token, 0), "                       \
-    "COALESCE(s.done_token, 0), COALESCE(s.lease_expires_at, 'infinity'), s.name "                 \
+    "COALESCE(s.done_token, 0), COALESCE(s.lease_expires_at, 'infinity'), s.ctid "                 \
     "FROM pgjobs.subscription s "
 
+static constinit pg::Statement select_at_spot{
+    COLUMNS "WHERE s.ctid = $2 AND s.name = $1", {TEXTOID, TIDOID}, nullptr};
 static constinit pg::Statement select_by_name{COLUMNS "WHERE s.name = $1", {TEXTOID}, nullptr};
-static constinit pg::Statement select_by_id{COLUMNS "WHERE s.id = $1", {INT4OID}, nullptr};
+
+static spot::Row row_of(const char *name) {
+    return {get_relname_relid("subscription", relations()->schema), hash_bytes(reinterpret_cast<const unsigned char *>(name),
+                       static_cast<int>(strlen(name)))};
+}
 
 // The row as it was committed last; false without.
-static bool select(pg::Statement *statement, pg::Value key, Subscription *found) {
+static bool select(const char *name, Subscription *found) {
     return pg::as_owner([&] {
-        if (pg::run(statement, key) == 0)
+        pg::avoid_scans();
+        pg::Value key = pg::value(name);
+        if (pg::run(&select_at_spot, key, spot::known(row_of(name))) == 0 &&
+            pg::run(&select_by_name, key) == 0)
             return false;
         *found = {pg::int32_at(0, 1), pg::int32_at(0, 2), pg::int64_at(0, 3), pg::int64_at(0, 4),
                   pg::int64_at(0, 5), pg::int64_at(0, 6), pg::int64_at(0, 7), {}};
-        strlcpy(found->name, TextDatumGetCString(pg::datum_at(0, 8)), sizeof(found->name));
+        strlcpy(found->name, name, sizeof(found->name));
+        spot::note(row_of(name), 8);
         return true;
     });
 }
+
+// Changes the row, which select() has found; nobody else does meanwhile but by plain SQL. The
+// statement's first two arguments are id and ctid, and it returns the new ctid.
+template <class... V>
+static void update(pg::Statement *statement, const Subscription &changed, V... values) {
+    pg::as_owner([&] {
+        pg::avoid_scans();
+        spot::Row row = row_of(changed.name);
+        pg::Value key = pg::value(changed.name);
+        pg::Value spot = spot::known(row);
+        while (pg::run(statement, pg::value(changed.id), spot, values...) == 0) {
+            if (pg::run(&select_by_name, key) == 0)
+                return;
+            spot = spot::note(row, 8);
+        }
+        spot::note(row, 1);
+    });
+}
+#define UPDATE(changes) \
+    "UPDATE pgjobs.subscription s SET " changes " WHERE s.id = $1 AND s.ctid = $2 RETURNING s.ctid"
 
 [[noreturn]] static void no_such(const char *name) {
     ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -63,7 +96,7 @@ static Use use(FunctionCallInfo fcinfo) {
     char *name = pg::required_string(fcinfo, 0, "subscription");
     AcceptInvalidationMessages();
     Use use{};
-    if (!core::is_name(name) || !select(&select_by_name, pg::value(name), &use.subscription))
+    if (!core::is_name(name) || !select(name, &use.subscription))
         no_such(name);
     use.topic = find_topic(use.subscription.topic);
     if (use.topic == nullptr)
@@ -87,7 +120,10 @@ static bool lock(Use *use, bool wait) {
     if (LockAcquire(&tag, ExclusiveLock, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
         return false;
     AcceptInvalidationMessages();
-    if (!select(&select_by_id, pg::value(use->subscription.id), &use->subscription))
+    char name[core::longest_name + 1];
+    strlcpy(name, use->subscription.name, sizeof(name));
+    int32 id = use->subscription.id;
+    if (!select(name, &use->subscription) || use->subscription.id != id)
         return false;
     use->topic = find_topic(use->subscription.topic);
     return use->topic != nullptr;
@@ -196,19 +232,16 @@ PGJOBS_FUNCTION(unsubscribe) {
 // ---- receive, ack, seek ----
 
 static constinit pg::Statement update_leased{
-    "UPDATE pgjobs.subscription SET token = $2, lease_expires_at = $3, sent_to = $4, "
-    "reader = pg_catalog.current_setting('application_name') WHERE id = $1",
-    {INT4OID, INT8OID, TIMESTAMPTZOID, INT8OID},
+    UPDATE("token = $3, lease_expires_at = $4, sent_to = $5, "
+           "reader = pg_catalog.current_setting('application_name')"),
+    {INT4OID, TIDOID, INT8OID, TIMESTAMPTZOID, INT8OID},
     nullptr};
 
 // As with jobs, a lease that is lost in a crash does no harm: nobody need wait for the disk.
 static void write_lease(const Use &use, int64 token, TimestampTz end, int64 sent_to) {
     changes::published(use.topic->id);
     changes::begin_claim(false);
-    pg::as_owner([&] {
-        pg::run(&update_leased, pg::value(use.subscription.id), pg::value(token), pg::value(end),
-                pg::value(sent_to));
-    });
+    update(&update_leased, use.subscription, pg::value(token), pg::value(end), pg::value(sent_to));
     changes::end_claim();
 }
 
@@ -227,7 +260,7 @@ PGJOBS_FUNCTION(receive) {
     if (!is_leased(reader.subscription, GetCurrentTimestamp())) {
         int64 token = life::random_token();
         int64 count = 0;
-        log::scan(reader.topic, reader.subscription.position, reader.subscription.name,
+        log::scan(reader.topic, reader.subscription.position, {false, reader.subscription.name},
                   [&](const log::Message &message) {
                       message::return_one(fcinfo, reader.topic, message, token);
                       last = message.position;
@@ -251,12 +284,11 @@ PGJOBS_FUNCTION(receive) {
 }
 
 static constinit pg::Statement update_done{
-    "UPDATE pgjobs.subscription SET position = $2, token = NULL, lease_expires_at = NULL, "
-    "done_token = $3 WHERE id = $1",
-    {INT4OID, INT8OID, INT8OID},
+    UPDATE("position = $3, token = NULL, lease_expires_at = NULL, done_token = $4"),
+    {INT4OID, TIDOID, INT8OID, INT8OID},
     nullptr};
 static constinit pg::Statement update_position{
-    "UPDATE pgjobs.subscription SET position = $2 WHERE id = $1", {INT4OID, INT8OID}, nullptr};
+    UPDATE("position = $3"), {INT4OID, TIDOID, INT8OID}, nullptr};
 
 // pgjobs.ack(subscription, token, up_to) -> void
 PGJOBS_FUNCTION(ack) {
@@ -281,19 +313,16 @@ PGJOBS_FUNCTION(ack) {
     if (up_to <= place.position)
         PG_RETURN_VOID();
     changes::published(reader.topic->id); // somebody may wait for what comes next
-    pg::as_owner([&] {
-        if (up_to == place.sent_to)
-            pg::run(&update_done, pg::value(place.id), pg::value(up_to), pg::value(token));
-        else
-            pg::run(&update_position, pg::value(place.id), pg::value(up_to));
-    });
+    if (up_to == place.sent_to)
+        update(&update_done, place, pg::value(up_to), pg::value(token));
+    else
+        update(&update_position, place, pg::value(up_to));
     PG_RETURN_VOID();
 }
 
 static constinit pg::Statement update_moved{
-    "UPDATE pgjobs.subscription SET position = $2, sent_to = $2, token = NULL, "
-    "lease_expires_at = NULL, done_token = NULL WHERE id = $1",
-    {INT4OID, INT8OID},
+    UPDATE("position = $3, sent_to = $3, token = NULL, lease_expires_at = NULL, done_token = NULL"),
+    {INT4OID, TIDOID, INT8OID},
     nullptr};
 
 // pgjobs.seek(subscription, to_position, to_time) -> void
@@ -308,17 +337,16 @@ PGJOBS_FUNCTION(seek) {
     lock_or_fail(&moved);
     int64 place = wanted_place(fcinfo, 1, moved.topic, "to_position", "to_time");
     changes::published(moved.topic->id);
-    pg::as_owner(
-        [&] { pg::run(&update_moved, pg::value(moved.subscription.id), pg::value(place)); });
+    update(&update_moved, moved.subscription, pg::value(place));
     PG_RETURN_VOID();
 }
 
 // ---- wait_message ----
 
-static bool has_message(int32 id) {
+static bool has_message(const Subscription &awaited) {
     AcceptInvalidationMessages(); // the transaction began before the sleep, not after it
     Subscription subscription;
-    bool found = select(&select_by_id, pg::value(id), &subscription);
+    bool found = select(awaited.name, &subscription) && subscription.id == awaited.id;
     const Topic *topic = found ? find_topic(subscription.topic) : nullptr;
     if (topic == nullptr)
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -332,12 +360,12 @@ static bool has_message(int32 id) {
         wait::look_again_at(subscription.lease_expires_at);
         return false;
     }
-    if (is_locked(id)) {
+    if (is_locked(awaited.id)) {
         wait::look_again_at(now + doubt);
         return false;
     }
     bool any = false;
-    log::scan(topic, subscription.position, subscription.name, [&](const log::Message &) {
+    log::scan(topic, subscription.position, {false, subscription.name}, [&](const log::Message &) {
         any = true;
         return false;
     });
@@ -351,11 +379,10 @@ PGJOBS_FUNCTION(wait_message) {
     wait::refuse_inside_transaction(fcinfo, "pgjobs.wait_message");
     PreventCommandDuringRecovery("CALL pgjobs.wait_message");
     Use reader = use(fcinfo);
-    int32 id = reader.subscription.id;
     Purpose purpose{};
     purpose.topic = reader.topic->id;
-    purpose.subscription = id;
-    bool ready = wait::until(purpose, deadline, [&] { return has_message(id); });
+    purpose.subscription = reader.subscription.id;
+    bool ready = wait::until(purpose, deadline, [&] { return has_message(reader.subscription); });
     Datum value = BoolGetDatum(ready);
     bool null = false;
     PG_RETURN_DATUM(wait::return_record(fcinfo, &value, &null));
@@ -373,7 +400,7 @@ PGJOBS_FUNCTION(_lag) {
     Datum values[2] = {};
     bool nulls[2] = {true, true};
     if (topic != nullptr && !RecoveryInProgress() &&
-        has_right(topic, monitor | Right::subscribe | own)) {
+        has_right(topic, monitor | Right::subscribe | own) && log::has_place(topic)) {
         log::Lag lag = log::lag_of(topic, place);
         values[0] = Int64GetDatum(lag.messages);
         values[1] = TimestampTzGetDatum(lag.since);

@@ -172,6 +172,8 @@ static void tell_readers(Database *database, int level) {
 static void tell_segments() {
     for (int i = 0; i < pending.segments.count; i++) {
         const SegmentEntry *entry = &pending.segments.data[i];
+        if (entry->first)
+            continue;
         if (entry->segment == 0)
             log::drop(MyDatabaseId, entry->topic);
         else
@@ -179,11 +181,19 @@ static void tell_segments() {
     }
 }
 
+// Topics that never were: this transaction may have published to them.
+static void forget_new_topics(int level) {
+    for (int i = pending.segments.count; i > 0 && pending.segments.data[i - 1].level >= level; i--)
+        if (pending.segments.data[i - 1].first)
+            log::drop(MyDatabaseId, pending.segments.data[i - 1].topic);
+}
+
 // What is undone from this level on leaves ready jobs ready. Whoever passed them while they were
 // locked must look again.
 static void tell_undone(int level) {
     frontier::leave();
     log::leave(level);
+    forget_new_topics(level);
     if (has_locked_rows() || has_changed_rows(level))
         frontier::forget_all(MyDatabaseId);
     else
@@ -191,6 +201,7 @@ static void tell_undone(int level) {
     Database *database = pending.database;
     if (database == nullptr)
         return;
+    pg_memory_barrier(); // our messages are holes; now see who waits
     tell_readers(database, level);
     if (pg_atomic_read_u32(&database->waiters) == 0)
         return;
@@ -319,6 +330,10 @@ static void at_transaction(XactEvent event, void *) {
             ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
                     errmsg("cannot prepare a transaction that holds jobs for this session"),
                     errhint("Claim with a lease instead of hold => true."));
+        if (pending.segments.count > 0) // COMMIT PREPARED would not tell where messages go now
+            ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                    errmsg("cannot prepare a transaction that has created, altered or dropped a topic"),
+                    errhint("Commit it, or do that in a transaction of its own."));
         outbox::publish_all();
         pin(); // before COMMIT PREPARED can be
         break;

@@ -69,6 +69,7 @@ void own_sequences() {
         for (int i = 0; i < topics.count; i++)
             own_sequence(topics.ids[i]);
     });
+    CommandCounterIncrement(); // whatever is dropped next sees it
 }
 
 // ---- segments ----
@@ -154,6 +155,7 @@ PGJOBS_FUNCTION(create_topic) {
         pg::run(&insert_topic, pg::value(id), pg::value(name), pg::value(home),
                 pg::value(PG_GETARG_DATUM(1)));
         make_sequence(id);
+        changes::topic_made(id);
         make_segment(id, retention, 1, GetCurrentTimestamp());
         log::last_position(find_topic(id)); // there must be a place for it
         acl::grant(acl::topics, id, creator, all_topic_rights);
@@ -314,9 +316,12 @@ static int64 drop_old(const Topic *topic, TimestampTz now, TimestampTz *next) {
     return dropped;
 }
 
+// Publishers go to the newest segment as soon as who made it has committed. It cannot have a
+// successor before: in between, they would write above that one's floor, two segments back.
 static void rotate(const Topic *topic, TimestampTz now, TimestampTz *next) {
     TimestampTz rotate_at;
-    if (!log::is_written(topic, &rotate_at))
+    if (!log::is_written(topic, &rotate_at) ||
+        !log::is_current(topic, topic->segments[topic->segment_count - 1].id))
         return;
     if (rotate_at > now) {
         *next = Min(*next, rotate_at);
@@ -361,10 +366,11 @@ PGJOBS_FUNCTION(_topic_figures) {
         elog(ERROR, "return type must be a row type");
     Datum values[3] = {};
     bool nulls[3] = {true, true, true};
-    if (topic != nullptr && !RecoveryInProgress() && has_right(topic, monitor | subscribe | own)) {
+    if (topic != nullptr && !RecoveryInProgress() && has_right(topic, monitor | subscribe | own) &&
+        log::has_place(topic)) {
         values[0] = Int64GetDatum(log::last_position(topic));
         nulls[0] = false;
-        log::scan(topic, topic->pruned_to, nullptr, [&](const log::Message &first) {
+        log::scan(topic, 0, log::pass_gap, [&](const log::Message &first) {
             values[1] = Int64GetDatum(first.position);
             values[2] = TimestampTzGetDatum(first.published_at);
             nulls[1] = nulls[2] = false;

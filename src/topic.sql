@@ -188,7 +188,7 @@ RETURNS record
 LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'pgjobs__topic_figures';
 COMMENT ON FUNCTION pgjobs._topic_figures(integer) IS
-'Private: the ends of a topic''s log, for the current user''s eyes; NULL on a standby.';
+'Private: the ends of a topic''s log, for the current user''s eyes; NULL on a standby, and where pgjobs.max_topics is too small.';
 
 CREATE FUNCTION pgjobs._keep_topics(now timestamptz)
 RETURNS bigint

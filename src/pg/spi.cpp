@@ -64,6 +64,11 @@ void use_default_storage() {
                       GUC_ACTION_SAVE, true, 0, false);
 }
 
+void avoid_scans() {
+    set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+                      false);
+}
+
 bool is_null(uint64 row, int column) {
     bool null;
     SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &null);

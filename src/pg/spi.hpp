@@ -43,6 +43,10 @@ void run_utility(const char *sql);
 // as_owner.
 void use_default_storage();
 
+// Plans that are made look rows up rather than read the whole table, however small it is now. Inside
+// as_owner.
+void avoid_scans();
+
 // Column `column` (from 1) of row `row` (from 0) of the last result.
 bool is_null(uint64 row, int column);
 Datum datum_at(uint64 row, int column); // by reference: valid until as_owner ends

@@ -31,11 +31,11 @@ DROP SCHEMA pgjobs;
 SET ROLE h_attacker;
 CREATE SCHEMA evil;
 GRANT USAGE ON SCHEMA evil TO PUBLIC;
-CREATE TABLE evil.log (who name, what text);
-GRANT ALL ON evil.log TO PUBLIC;
+CREATE TABLE evil.caught (who name, what text);
+GRANT ALL ON evil.caught TO PUBLIC;
 CREATE FUNCTION evil.trap(what text) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    INSERT INTO evil.log VALUES (current_user, what);
+    INSERT INTO evil.caught VALUES (current_user, what);
     RETURN true;
 END $$;
 
@@ -96,15 +96,15 @@ BEGIN
         EXECUTE format('CREATE AGGREGATE %1$I.max(%2$s) (SFUNC = %1$I.state2, STYPE = %2$s)', place, t);
     END LOOP;
     -- Types.
-    FOREACH t IN ARRAY '{text,name,oid,jsonb,timestamptz,interval,int2,int4,int8,bool,float8,regclass,regprocedure,claimed_job,job_details}'::text[] LOOP
+    FOREACH t IN ARRAY '{text,name,oid,jsonb,timestamptz,interval,int2,int4,int8,bool,float8,regclass,regprocedure,claimed_job,job_details,message}'::text[] LOOP
         EXECUTE format('CREATE DOMAIN %I.%I AS %s CHECK (evil.trap(%L))', place, t,
-            CASE WHEN t IN ('claimed_job', 'job_details') THEN 'pg_catalog.text' ELSE 'pg_catalog.' || t END, 'type ' || t);
+            CASE WHEN t IN ('claimed_job', 'job_details', 'message') THEN 'pg_catalog.text' ELSE 'pg_catalog.' || t END, 'type ' || t);
     END LOOP;
     -- Tables and catalogs.
     FOREACH t IN ARRAY '{pg_class,pg_proc,pg_roles,pg_database,pg_inherits,pg_extension,pg_namespace,pg_type,pg_prepared_xacts,pg_stat_activity,pg_replication_slots}'::text[] LOOP
         EXECUTE format('CREATE VIEW %1$I.%2$I AS SELECT c.* FROM pg_catalog.%2$I c WHERE evil.trap(%3$L)', place, t, 'view ' || t);
     END LOOP;
-    FOREACH t IN ARRAY '{job,queue,stage,acl,home,history,jobs,queues,stages,attempts,workers}'::text[] LOOP
+    FOREACH t IN ARRAY '{job,queue,stage,acl,home,history,jobs,queues,stages,attempts,workers,topic,topic_acl,segment,log,subscription,feed,topics,subscriptions}'::text[] LOOP
         EXECUTE format('CREATE VIEW %1$I.%2$I AS SELECT 1 AS id FROM pg_catalog.pg_class WHERE evil.trap(%3$L)', place, t, 'view ' || t);
     END LOOP;
 END $$;
@@ -131,7 +131,7 @@ SELECT cmp_ok(:public_functions, '>', 2400, 'functions in public too');
 -- ---- the traps work ----
 
 CREATE FUNCTION tap.traps() RETURNS text LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    SELECT COALESCE(string_agg(DISTINCT what, '; '), 'none') FROM evil.log $$;
+    SELECT COALESCE(string_agg(DISTINCT what, '; '), 'none') FROM evil.caught $$;
 CREATE FUNCTION tap.run(call text, path text, role text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE 'SET ROLE ' OPERATOR(pg_catalog.||) role;
@@ -146,11 +146,11 @@ END $$;
 
 SELECT tap.run(call, 'evil, public, pg_catalog', 'postgres') FROM unnest(ARRAY['SELECT now()', 'SELECT 1 = 1', 'SELECT count(*)',
     'SELECT min(1::bigint)', 'SELECT count(*) FROM pg_class', 'SELECT ''x''::text', 'SELECT NULL::timestamptz']) call;
-SELECT is((SELECT count(DISTINCT what) FROM evil.log), 7::bigint, 'each of these falls into a trap: ' || tap.traps());
-TRUNCATE evil.log;
+SELECT is((SELECT count(DISTINCT what) FROM evil.caught), 7::bigint, 'each of these falls into a trap: ' || tap.traps());
+TRUNCATE evil.caught;
 SELECT tap.run('SELECT true = 1::smallint', 'public', 'postgres');
-SELECT is((SELECT count(*) FROM evil.log), 1::bigint, 'with the usual search_path too, where his operator fits better');
-TRUNCATE evil.log;
+SELECT is((SELECT count(*) FROM evil.caught), 1::bigint, 'with the usual search_path too, where his operator fits better');
+TRUNCATE evil.caught;
 
 -- ---- installation ----
 
@@ -181,11 +181,26 @@ INSERT INTO tap.calls (call, admin) VALUES
 ($$SELECT pgjobs.create_queue('q', '{first,second}', lease => '1 minute', backoff => '1 day', backoff_max => '2 days', notify => 'events', dead_letter => 'letters')$$, true),
 ($$SELECT pgjobs.create_queue('forgetful', retention => '0', dead_retention => '400 days')$$, true),
 ($$SELECT pgjobs.grant_queue('q', 'h_client', '{produce,work,operate,monitor,own}')$$, true),
-($$SELECT pgjobs.grant_queue('letters', 'h_client', '{produce,work,operate,monitor,own}')$$, true);
+($$SELECT pgjobs.grant_queue('letters', 'h_client', '{produce,work,operate,monitor,own}')$$, true),
+($$SELECT pgjobs.create_topic('t', '1 day'), pgjobs.create_topic('events')$$, true),
+($$SELECT pgjobs.grant_topic('t', 'h_client', '{publish,subscribe,monitor,own}'), pgjobs.grant_topic('events', 'h_client', '{publish,subscribe,monitor,own}')$$, true);
 INSERT INTO tap.calls (call) VALUES
 ($$SELECT pgjobs.version()$$),
 ($$SELECT pgjobs.alter_queue('q', stages => '{first,second,third}', lease => '2 minutes', max_attempts => 5, retention => '2 days', dead_letter => '')$$),
-($$SELECT pgjobs.alter_queue('q', dead_letter => 'letters')$$),
+($$SELECT pgjobs.alter_queue('q', dead_letter => 'letters', events_topic => 'events')$$),
+($$SELECT pgjobs.subscribe('s', 't'), pgjobs.subscribe('early', 't', from_time => '2001-01-01 00:00+00'), pgjobs.subscribe('first', 't', from_position => 0)$$),
+($$SELECT pgjobs.subscribe_queue('letters', 't', 'a%')$$),
+($$SELECT pgjobs.publish('t', '{"a": [1, "x"]}', 'abc', '{"h": 1}')$$),
+($$SELECT pgjobs.publish_many('t', '{1,2,3}', '{a,NULL,c}', '{"{}",NULL,"{}"}')$$),
+($$SELECT r.* FROM pgjobs.read('t', 0) r$$),
+($$SELECT pgjobs.ack('s', r.token, r.position), pgjobs.ack('s', r.token, r.position) FROM pgjobs.receive('s', 2) r$$),
+($$SELECT pgjobs.seek('s', 0), pgjobs.seek('s', to_time => '2001-01-01 00:00+00')$$),
+($$SELECT r.* FROM pgjobs.receive('s', 10, '1 hour') r$$),
+($$SELECT t.* FROM pgjobs.topics t$$),
+($$SELECT s.* FROM pgjobs.subscriptions s$$),
+($$SELECT pgjobs.grant_topic('t', 'h_attacker', '{publish,subscribe}')$$),
+($$SELECT pgjobs.revoke_topic('t', 'h_attacker', '{publish,subscribe}')$$),
+($$SELECT pgjobs.alter_topic('t', '1 second')$$),
 ($$SELECT pgjobs.enqueue('q', '{"a": [1, "x"]}', headers => '{"h": 1}')$$),
 ($$SELECT pgjobs.enqueue('q', delay => '1 hour', unique_key => 'k')$$),
 ($$SELECT pgjobs.enqueue('q', run_at => '2100-01-01 00:00+00', unique_key => 'k', on_conflict => 'replace')$$),
@@ -236,6 +251,9 @@ INSERT INTO tap.calls (call, admin) VALUES
 ($$SELECT pgjobs._expire('2101-01-01')$$, true),
 ($$SELECT pgjobs._keep_history('2001-01-01')$$, true),
 ($$SELECT pgjobs._rotate_receipts('2001-01-01')$$, true),
+($$SELECT pgjobs._deliver('2101-01-01')$$, true),
+($$SELECT pgjobs._keep_topics('2101-01-01'), pgjobs._keep_topics('2102-01-01')$$, true),
+($$SELECT pgjobs._visible_topics(), pgjobs._topic_figures(1), pgjobs._lag(1, 0)$$, true),
 ($$SELECT pgjobs._check_frontier()$$, true),
 ($$SELECT pgjobs._recount()$$, true),
 ($$SELECT pgjobs._reset_hints()$$, true),
@@ -244,8 +262,11 @@ INSERT INTO tap.calls (call, admin) VALUES
 ($$DELETE FROM pgjobs.home$$, true),
 ($$SELECT pgjobs.resume()$$, true);
 INSERT INTO tap.calls (call) VALUES
+($$SELECT pgjobs.unsubscribe('s'), pgjobs.unsubscribe('early'), pgjobs.unsubscribe('first')$$),
+($$SELECT pgjobs.unsubscribe_queue('letters', 't')$$),
 ($$SELECT pgjobs.purge_queue('q')$$),
-($$SELECT pgjobs.drop_queue('q', force => true)$$);
+($$SELECT pgjobs.drop_queue('q', force => true)$$),
+($$SELECT pgjobs.drop_topic('t'), pgjobs.drop_topic('events')$$);
 INSERT INTO tap.calls (call, admin) VALUES
 ($$DELETE FROM pgjobs.job$$, true),
 ($$TRUNCATE pgjobs.job$$, true),
@@ -303,6 +324,17 @@ SET search_path = evil, public, pg_catalog;
 CALL pgjobs.await(:id, '30 s') \gset await_
 SET search_path = pg_catalog, tap, pg_temp;
 SELECT is(:'await_state'::text, 'completed', 'await');
+SELECT pgjobs.create_topic('t', '1 second');
+SELECT pgjobs.alter_queue('q', events_topic => 't');
+SELECT pgjobs.subscribe_queue('q', 't', '%a%');
+SELECT pgjobs.subscribe('s', 't', from_position => 0);
+SELECT pgjobs.publish('t', '"message"', 'an a');
+SET search_path = evil, public, pg_catalog;
+CALL pgjobs.wait_message('s', '30 s') \gset message_
+CALL pgjobs.wait('q', '30 s') \gset wait_
+SET search_path = pg_catalog, tap, pg_temp;
+SELECT is(:'message_ready'::text, 't', 'wait_message');
+SELECT is(:'wait_ready'::text, 't', 'and the worker made a job of the message');
 SELECT is(tap.traps(), 'none', 'no trap was met by the procedures and the worker');
 SET search_path = evil, public, pg_catalog;
 DROP EXTENSION pgjobs;

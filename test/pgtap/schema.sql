@@ -23,14 +23,16 @@ SELECT pgjobs.create_queue('q', ARRAY['first', 'second']);
 SELECT pgjobs.enqueue('q') IS NOT NULL;
 SELECT pgjobs.complete(id, token, next_stage => 'second') FROM pgjobs.claim('q');
 SELECT pgjobs.complete(id, token) FROM pgjobs.claim('q');
+SELECT pgjobs.create_topic('t');
+SELECT pgjobs.publish('t', '1') > 0;
 
 -- ---- functions and procedures ----
 
 CREATE TEMP TABLE api (kind "char", name name, arguments text, result text);
 INSERT INTO api VALUES
 -- Queues
-('f', 'create_queue', 'name text, stages text[] DEFAULT NULL::text[], lease interval DEFAULT ''00:05:00''::interval, max_attempts bigint DEFAULT 25, backoff interval DEFAULT ''00:00:01''::interval, backoff_max interval DEFAULT ''01:00:00''::interval, retention interval DEFAULT ''1 day''::interval, dead_retention interval DEFAULT ''7 days''::interval, notify text DEFAULT ''wakeup''::text, dead_letter text DEFAULT NULL::text, durable_claims boolean DEFAULT false', 'void'),
-('f', 'alter_queue', 'name text, stages text[] DEFAULT NULL::text[], lease interval DEFAULT NULL::interval, max_attempts bigint DEFAULT NULL::bigint, backoff interval DEFAULT NULL::interval, backoff_max interval DEFAULT NULL::interval, retention interval DEFAULT NULL::interval, dead_retention interval DEFAULT NULL::interval, notify text DEFAULT NULL::text, dead_letter text DEFAULT NULL::text, durable_claims boolean DEFAULT NULL::boolean', 'void'),
+('f', 'create_queue', 'name text, stages text[] DEFAULT NULL::text[], lease interval DEFAULT ''00:05:00''::interval, max_attempts bigint DEFAULT 25, backoff interval DEFAULT ''00:00:01''::interval, backoff_max interval DEFAULT ''01:00:00''::interval, retention interval DEFAULT ''1 day''::interval, dead_retention interval DEFAULT ''7 days''::interval, notify text DEFAULT ''wakeup''::text, events_topic text DEFAULT NULL::text, dead_letter text DEFAULT NULL::text, durable_claims boolean DEFAULT false', 'void'),
+('f', 'alter_queue', 'name text, stages text[] DEFAULT NULL::text[], lease interval DEFAULT NULL::interval, max_attempts bigint DEFAULT NULL::bigint, backoff interval DEFAULT NULL::interval, backoff_max interval DEFAULT NULL::interval, retention interval DEFAULT NULL::interval, dead_retention interval DEFAULT NULL::interval, notify text DEFAULT NULL::text, events_topic text DEFAULT NULL::text, dead_letter text DEFAULT NULL::text, durable_claims boolean DEFAULT NULL::boolean', 'void'),
 ('f', 'drop_queue', 'name text, force boolean DEFAULT false', 'boolean'),
 ('f', 'pause_queue', 'name text', 'void'),
 ('f', 'resume_queue', 'name text', 'void'),
@@ -67,7 +69,24 @@ INSERT INTO api VALUES
 ('f', 'claim_row', 'of anyelement, stage text, max_rows bigint DEFAULT 1', 'SETOF anyelement'),
 ('f', 'finish_row', 'target regclass, key text, stage text, ok boolean DEFAULT true, token bigint DEFAULT NULL::bigint, changed_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'boolean'),
 ('p', 'wait_row', 'IN target regclass, IN stage text, IN timeout interval, INOUT ready boolean DEFAULT NULL::boolean', NULL),
+-- Topics
+('f', 'create_topic', 'name text, retention interval DEFAULT ''7 days''::interval', 'void'),
+('f', 'alter_topic', 'name text, retention interval DEFAULT NULL::interval', 'void'),
+('f', 'drop_topic', 'name text', 'boolean'),
+('f', 'publish', 'topic text, payload jsonb, key text DEFAULT NULL::text, headers jsonb DEFAULT NULL::jsonb', 'bigint'),
+('f', 'publish_many', 'topic text, payloads jsonb[], keys text[] DEFAULT NULL::text[], headers jsonb[] DEFAULT NULL::jsonb[]', 'bigint[]'),
+('f', 'read', 'topic text, after bigint, max_messages bigint DEFAULT 100', 'SETOF pgjobs.message'),
+('f', 'subscribe', 'subscription text, topic text, from_position bigint DEFAULT NULL::bigint, from_time timestamp with time zone DEFAULT NULL::timestamp with time zone', 'void'),
+('f', 'unsubscribe', 'subscription text', 'void'),
+('f', 'receive', 'subscription text, max_messages bigint DEFAULT 100, lease interval DEFAULT ''00:01:00''::interval', 'SETOF pgjobs.message'),
+('f', 'ack', 'subscription text, token bigint, up_to bigint', 'void'),
+('f', 'seek', 'subscription text, to_position bigint DEFAULT NULL::bigint, to_time timestamp with time zone DEFAULT NULL::timestamp with time zone', 'void'),
+('p', 'wait_message', 'IN subscription text, IN timeout interval, INOUT ready boolean DEFAULT NULL::boolean', NULL),
+('f', 'subscribe_queue', 'queue text, topic text, key_pattern text DEFAULT NULL::text, stage text DEFAULT NULL::text', 'void'),
+('f', 'unsubscribe_queue', 'queue text, topic text', 'void'),
 -- Rights and the rest
+('f', 'grant_topic', 'topic text, role name, privileges text[]', 'void'),
+('f', 'revoke_topic', 'topic text, role name, privileges text[]', 'void'),
 ('f', 'grant_queue', 'queue text, role name, privileges text[]', 'void'),
 ('f', 'revoke_queue', 'queue text, role name, privileges text[]', 'void'),
 ('f', 'resume', '', 'void'),
@@ -123,13 +142,17 @@ SELECT is(columns('pgjobs.job_details'),
     'id bigint, queue text, stage text, state text, priority integer, attempt integer, max_attempts integer, payload jsonb, headers jsonb, result jsonb, error text, group_key text, unique_key text, run_at timestamp with time zone, enqueued_at timestamp with time zone, started_at timestamp with time zone, finished_at timestamp with time zone, expires_at timestamp with time zone, worker text, lease_expires_at timestamp with time zone, hold boolean, progress double precision, note text, rev integer, attempts jsonb',
     'job_details');
 
+SELECT is(columns('pgjobs.message'),
+    'position bigint, topic text, key text, payload jsonb, headers jsonb, published_at timestamp with time zone, token bigint',
+    'message');
+
 -- ---- views ----
 
 SELECT is(columns('pgjobs.jobs'),
     'id bigint, queue text, stage text, state text, priority integer, attempt integer, max_attempts integer, payload jsonb, headers jsonb, result jsonb, error text, group_key text, unique_key text, run_at timestamp with time zone, enqueued_at timestamp with time zone, started_at timestamp with time zone, finished_at timestamp with time zone, worker text, lease_expires_at timestamp with time zone',
     'view jobs');
 SELECT is(columns('pgjobs.queues'),
-    'name text, stages text[], paused boolean, quarantined boolean, lease interval, max_attempts integer, backoff interval, backoff_max interval, retention interval, dead_retention interval, notify text, dead_letter text, durable_claims boolean, created_at timestamp with time zone, blocked bigint, scheduled bigint, ready bigint, running bigint, oldest_ready_age interval, enqueued bigint, completed bigint, dead bigint, cancelled bigint, claimed bigint',
+    'name text, stages text[], paused boolean, quarantined boolean, lease interval, max_attempts integer, backoff interval, backoff_max interval, retention interval, dead_retention interval, notify text, dead_letter text, events_topic text, durable_claims boolean, created_at timestamp with time zone, blocked bigint, scheduled bigint, ready bigint, running bigint, oldest_ready_age interval, enqueued bigint, completed bigint, dead bigint, cancelled bigint, claimed bigint',
     'view queues');
 SELECT is(columns('pgjobs.stages'),
     'queue text, number integer, stage text, ready bigint, running bigint, scheduled bigint, blocked bigint, oldest_ready_age interval', 'view stages');
@@ -142,9 +165,15 @@ SELECT is(columns('pgjobs.workers'),
 SELECT is(columns('pgjobs.attached_tables'),
     'target regclass, stage text, number integer, status_column name, waiting text, working text, done text, failed text, stale_after interval, changed_at_column name, token_column name, priority_column name, channel text, topic text, quarantined boolean, enabled boolean',
     'view attached_tables');
+SELECT is(columns('pgjobs.topics'),
+    'name text, retention interval, quarantined boolean, first_position bigint, last_position bigint, first_published_at timestamp with time zone, pruned_to bigint, segments bigint, subscriptions bigint, created_at timestamp with time zone',
+    'view topics');
+SELECT is(columns('pgjobs.subscriptions'),
+    'name text, topic text, queue text, key_pattern text, position bigint, lag_messages bigint, lag_time interval, reader text, lease_expires_at timestamp with time zone, created_at timestamp with time zone',
+    'view subscriptions');
 SELECT set_eq(
     $$SELECT relname FROM relations WHERE relkind = 'v'$$,
-    ARRAY['jobs', 'queues', 'stages', 'attempts', 'workers', 'attached_tables'], 'there are no other views');
+    ARRAY['jobs', 'queues', 'stages', 'attempts', 'workers', 'topics', 'subscriptions', 'attached_tables'], 'there are no other views');
 SELECT is_empty(
     $$SELECT relname FROM relations WHERE relkind = 'v'
       AND NOT COALESCE(reloptions, '{}') @> ARRAY['security_barrier=true']$$,
@@ -155,15 +184,18 @@ SELECT is_empty(
 SELECT set_eq(
     $$SELECT relname FROM relations WHERE relkind IN ('r', 'p')$$,
     ARRAY['queue', 'stage', 'acl', 'home', 'job', 'history',
-        'receipt_0', 'receipt_1', 'receipt_2', 'working_row'], 'tables');
+        'receipt_0', 'receipt_1', 'receipt_2',
+        'topic', 'topic_acl', 'segment', 'log', 'subscription', 'feed', 'working_row'], 'tables');
 SELECT set_eq(
     $$SELECT relname FROM relations WHERE relkind = 'S'$$,
-    ARRAY['queue_id_seq', 'job_id_seq'], 'sequences');
+    ARRAY['queue_id_seq', 'job_id_seq', 'topic_id_seq', 'segment_id_seq', 'subscription_id_seq', 'feed_id_seq'], 'sequences');
 SELECT set_eq(
     $$SELECT relname FROM relations WHERE relkind IN ('i', 'I')$$,
     ARRAY['queue_pkey', 'queue_name_key', 'stage_pkey', 'stage_name_key', 'acl_pkey', 'home_pkey',
         'job_pkey', 'job_due', 'job_scheduled', 'job_expires', 'job_unique_key',
-        'working_row_key', 'working_row_due', 'receipt_0_last_id', 'receipt_1_last_id', 'receipt_2_last_id'],
+        'receipt_0_last_id', 'receipt_1_last_id', 'receipt_2_last_id',
+        'topic_pkey', 'topic_name_key', 'topic_acl_pkey', 'segment_pkey', 'subscription_pkey', 'subscription_name_key',
+        'feed_pkey', 'feed_queue_key', 'working_row_key', 'working_row_due'],
     'indexes');
 SELECT is((SELECT indpred IS NOT NULL FROM pg_index WHERE indexrelid = 'pgjobs.job_due'::regclass), true,
     'the index of due jobs is partial');
@@ -175,6 +207,7 @@ SELECT is_empty(
         AND (a.attnum = ANY (i.indkey) OR pg_get_expr(i.indpred, i.indrelid) ~ ('\m' || a.attname || '\M'))$$,
     'no index of jobs has a column that a claim or a heartbeat writes');
 SELECT is((SELECT relkind FROM pg_class WHERE oid = 'pgjobs.history'::regclass), 'p', 'history is partitioned');
+SELECT is((SELECT relkind FROM pg_class WHERE oid = 'pgjobs.log'::regclass), 'p', 'and so is the log');
 SELECT is_empty(
     $$SELECT conname FROM pg_constraint WHERE contype = 'f' AND connamespace = 'pgjobs'::regnamespace$$,
     'there are no foreign keys');
@@ -187,7 +220,8 @@ SELECT is_empty(
 SELECT set_eq(
     $$SELECT t.tgrelid::regclass || ' ' || t.tgname FROM pg_trigger t JOIN relations r ON r.oid = t.tgrelid WHERE NOT t.tgisinternal$$,
     ARRAY['pgjobs.queue changed', 'pgjobs.stage changed', 'pgjobs.acl changed', 'pgjobs.home changed',
-        'pgjobs.job changing', 'pgjobs.job changed', 'pgjobs.job truncated'],
+        'pgjobs.job changing', 'pgjobs.job changed', 'pgjobs.job truncated',
+        'pgjobs.topic changed', 'pgjobs.topic_acl changed', 'pgjobs.segment changed'],
     'triggers');
 SELECT is(t.tgenabled, 'A', t.tgrelid::regclass || '.' || t.tgname || ' is ENABLE ALWAYS')
 FROM pg_trigger t JOIN relations r ON r.oid = t.tgrelid WHERE NOT t.tgisinternal ORDER BY t.tgrelid, t.tgname;
@@ -255,7 +289,8 @@ SELECT results_eq(
     'views: pg_monitor may read them, nobody else');
 SELECT set_eq(
     $$SELECT p.proname FROM routines p, aclexplode(p.proacl) a WHERE a.grantee <> p.proowner AND a.grantee = 'pg_monitor'::regrole$$,
-    ARRAY['_visible_queues', '_queue_counters', '_lease_end', '_figures', '_attached_tables', 'version', 'job', 'why', 'health', 'metrics'],
+    ARRAY['_visible_queues', '_queue_counters', '_lease_end', '_figures', 'version', 'job', 'why', 'health', 'metrics',
+        '_visible_topics', '_topic_figures', '_lag', '_attached_tables'],
     'pg_monitor may call what the views need, and look at jobs');
 SELECT is_empty(
     $$SELECT defaclrole::regrole, defaclobjtype FROM pg_default_acl WHERE defaclnamespace = 'pgjobs'::regnamespace$$,
@@ -273,21 +308,31 @@ SELECT is_empty(
 
 SELECT set_eq(
     $$SELECT c.oid::regclass::text FROM pg_extension e, unnest(e.extconfig) c (oid) WHERE e.extname = 'pgjobs'$$,
-    ARRAY['pgjobs.queue', 'pgjobs.stage', 'pgjobs.acl', 'pgjobs.job', 'pgjobs.queue_id_seq', 'pgjobs.job_id_seq'],
-    'a dump takes tables and sequences, but not home; history is dumped by its partitions');
+    ARRAY['pgjobs.queue', 'pgjobs.stage', 'pgjobs.acl', 'pgjobs.job', 'pgjobs.queue_id_seq', 'pgjobs.job_id_seq',
+        'pgjobs.topic', 'pgjobs.topic_acl', 'pgjobs.segment', 'pgjobs.subscription', 'pgjobs.feed',
+        'pgjobs.topic_id_seq', 'pgjobs.segment_id_seq', 'pgjobs.subscription_id_seq', 'pgjobs.feed_id_seq'],
+    'a dump takes tables and sequences, but not home; history and log are dumped by their partitions');
 SELECT is_empty(
     $$SELECT 1 FROM pg_extension e, unnest(e.extcondition) c WHERE e.extname = 'pgjobs' AND c <> ''$$,
     'and every row of them');
 SELECT cmp_ok((SELECT count(*) FROM pg_inherits WHERE inhparent = 'pgjobs.history'::regclass), '>', 0::bigint,
     'there are partitions');
 SELECT is_empty(
-    $$SELECT i.inhrelid::regclass FROM pg_inherits i JOIN members m ON m.objid = i.inhrelid WHERE i.inhparent = 'pgjobs.history'::regclass$$,
+    $$SELECT i.inhrelid::regclass FROM pg_inherits i JOIN members m ON m.objid = i.inhrelid
+      WHERE i.inhparent IN ('pgjobs.history'::regclass, 'pgjobs.log'::regclass)$$,
     'and none belongs to the extension');
 SELECT is((SELECT count(*) FROM pgjobs.history), 1::bigint, 'the finished job is in one of them');
 SELECT is_empty(
     $$SELECT i.inhrelid::regclass FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
-      WHERE i.inhparent = 'pgjobs.history'::regclass AND c.relowner <> p.relowner$$,
-    'partitions have the owner of the history');
+      WHERE i.inhparent IN ('pgjobs.history'::regclass, 'pgjobs.log'::regclass) AND c.relowner <> p.relowner$$,
+    'partitions have the owner of their table');
+SELECT is((SELECT count(*) FROM pg_inherits WHERE inhparent = 'pgjobs.log'::regclass), 1::bigint, 'a topic has a segment');
+SELECT is((SELECT count(*) FROM pgjobs.log), 1::bigint, 'the message is in it');
+SELECT is((SELECT relowner FROM pg_class WHERE oid = 'pgjobs.position_1_seq'::regclass), (SELECT relowner FROM pg_class WHERE oid = 'pgjobs.log'::regclass),
+    'so has the sequence of a topic''s positions');
+SELECT is((SELECT count(*) FROM members WHERE objid = 'pgjobs.position_1_seq'::regclass), 0::bigint, 'which does not belong to the extension either');
+SELECT is((SELECT refobjid::regclass::text || ' ' || deptype::text FROM pg_depend WHERE classid = 'pg_class'::regclass
+    AND objid = 'pgjobs.position_1_seq'::regclass AND refclassid = 'pg_class'::regclass), 'pgjobs.log a', 'but goes with its table');
 SELECT is((SELECT extrelocatable FROM pg_extension WHERE extname = 'pgjobs'), false, 'the schema is fixed');
 SELECT is((SELECT superuser AND NOT trusted AND NOT relocatable FROM pg_available_extension_versions WHERE name = 'pgjobs' AND installed), true,
     'only a superuser installs it');

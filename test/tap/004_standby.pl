@@ -17,6 +17,11 @@ $primary->safe_psql('postgres', q{
     CREATE TABLE t (id int PRIMARY KEY, s text);
     SELECT pgjobs.enqueue('q', '"ready"');
     SELECT pgjobs.enqueue('q', '"later"', delay => '1 second');
+    SELECT pgjobs.create_topic('t');
+    SELECT pgjobs.subscribe('s', 't');
+    SELECT pgjobs.subscribe('lent', 't');
+    SELECT pgjobs.subscribe_queue('hold', 't', 'k%');
+    SELECT pgjobs.publish_many('t', '{1,2,3}', '{k,k,l}');
 });
 $primary->backup('copy');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
@@ -37,6 +42,7 @@ my ($id, $token) = split /\|/, $primary->safe_psql('postgres', q{
     COMMIT;
 });
 $holder->query_safe(q{SELECT count(*) FROM pgjobs.claim('hold', hold => true)});
+my ($lent, $sent) = split /\|/, $primary->safe_psql('postgres', q{SELECT max(token), max(position) FROM pgjobs.receive('lent', 2, '1 hour')});
 $primary->safe_psql('postgres', 'CREATE TABLE flush ()'); # claims alone may not be flushed yet
 $primary->wait_for_catchup($standby);
 
@@ -56,6 +62,9 @@ my %reading = (
     qq{SELECT state, payload FROM pgjobs.job($id)} => 'running|"long"',
     q{SELECT version() IS NOT NULL FROM pgjobs.version()} => 't',
     q{SELECT quarantined FROM pgjobs.queues WHERE name = 'q'} => 'f',
+    q{SELECT name, quarantined, last_position, first_position, segments, subscriptions FROM pgjobs.topics} => 't|f|||1|3',
+    q{SELECT name, queue, position, lag_messages, lag_time FROM pgjobs.subscriptions ORDER BY name, queue} => "lent||0||\ns||0||\n|hold|0||",
+    q{SELECT count(*) FROM pgjobs.log} => 3,
 );
 is($standby->safe_psql('postgres', $_), $reading{$_}, $_) for sort keys %reading;
 like($standby->safe_psql('postgres', "SELECT pgjobs.why($id)"), qr/run/, 'why()');
@@ -78,6 +87,10 @@ my %writing = (
     grant_queue => q{'q', 'someone', ARRAY['work']}, revoke_queue => q{'q', 'someone', ARRAY['work']},
     _recount => '', _rotate_receipts => 'now()', _reset_hints => '', _check_frontier => '', _reap => 'now()', _promote => 'now()', _expire => 'now()', _keep_history => 'now()',
     attach_table => q{'t', 's', '[]'}, detach_table => q{'t'}, claim_row => q{NULL::t, 's'}, finish_row => q{'t', '1', 's'}, _reap_rows => 'now()',
+    create_topic => q{'new'}, alter_topic => q{'t', '1 day'}, drop_topic => q{'t'}, publish => q{'t', '1'}, publish_many => q{'t', '{1}'},
+    read => q{'t', 0}, subscribe => q{'new', 't'}, unsubscribe => q{'s'}, receive => q{'s'}, ack => "'lent', $lent, $sent", seek => q{'s', 0},
+    subscribe_queue => q{'q', 't'}, unsubscribe_queue => q{'hold', 't'}, wait_message => q{'s', '1 second'},
+    grant_topic => q{'t', 'someone', ARRAY['own']}, revoke_topic => q{'t', 'someone', ARRAY['own']}, _keep_topics => 'now()', _deliver => 'now()',
     wait_row => q{'t', 's', '1 second'}, wait => q{'q', '1 second'}, await => "$id, '1 second'",
 );
 for my $name (sort keys %writing) {
@@ -117,6 +130,16 @@ is($standby->safe_psql('postgres', q{
 is($standby->safe_psql('postgres', q{SELECT count(DISTINCT id) = count(*) FROM pgjobs.jobs}), 't', 'ids are new');
 ok($standby->poll_query_until('postgres', q{SELECT bool_and(f.counted) FROM pgjobs.queue q, pgjobs._figures(q.id) f}), 'jobs are counted');
 is($standby->safe_psql('postgres', 'SELECT pgjobs._recount()'), 0, 'rightly');
+
+# ---- topics ----
+
+my $last = 3; # what was published before
+ok($standby->safe_psql('postgres', q{SELECT pgjobs.publish('t', '4')}) > $last, 'positions rise');
+is($standby->safe_psql('postgres', q{SELECT string_agg(payload::text, ' ') FROM pgjobs.read('t', 0)}), '1 2 3 4', 'all messages are there');
+is($standby->safe_psql('postgres', q{SELECT string_agg(payload::text, ' ') FROM pgjobs.receive('s')}), '1 2 3 4', 'for subscriptions, too');
+is($standby->safe_psql('postgres', q{SELECT count(*) FROM pgjobs.receive('lent')}), 0, 'a lease holds');
+is($standby->safe_psql('postgres', "SELECT pgjobs.ack('lent', $lent, $sent); SELECT string_agg(payload::text, ' ') FROM pgjobs.receive('lent')"), "\n3 4", 'its token is good');
+ok($standby->poll_query_until('postgres', q{SELECT count(*) = 2 FROM pgjobs.jobs WHERE queue = 'hold' AND headers -> 'message' ->> 'key' = 'k'}), 'a queue gets its jobs');
 $standby->stop;
 
 done_testing();

@@ -44,6 +44,17 @@ $node->safe_psql('postgres', q{
     SELECT pgjobs.complete(id, token) FROM pgjobs.claim('receipts', 1);
     SELECT pgjobs.fail(id, token, 'broken', retry => false) FROM pgjobs.claim('receipts', 1);
     SELECT pgjobs.complete(id, token) FROM pgjobs.claim('short', 1);
+
+    -- Topics: messages in two segments, holes, readers in the middle.
+    SELECT pgjobs.create_topic('builds', retention => '30 days'), pgjobs.create_topic('empty');
+    SELECT pgjobs.subscribe('early', 'builds'), pgjobs.subscribe_queue('stopped', 'builds', key_pattern => 'k%');
+    SELECT pgjobs.publish_many('builds', ARRAY(SELECT jsonb_build_object('n', n) FROM generate_series(1, 50) n), keys => ARRAY(SELECT CASE WHEN n % 10 = 0 THEN 'k' || n END FROM generate_series(1, 50) n));
+    SELECT pgjobs._deliver(clock_timestamp()), pgjobs._keep_topics(clock_timestamp() + '10 days');
+    SELECT pgjobs.publish('builds', to_jsonb(repeat('ä"', 9000)), headers => '{"h": 1}');
+    BEGIN; SELECT pgjobs.publish('builds', '"hole"'); ROLLBACK;
+    SELECT pgjobs.ack('early', max(token), max(position)) FROM pgjobs.receive('early', 20);
+    SELECT count(*) FROM pgjobs.receive('early', 10, '1 hour');
+    SELECT pgjobs.grant_topic('builds', 'producer', ARRAY['publish']), pgjobs.grant_topic('builds', 'Odd name', ARRAY['own', 'subscribe']);
 });
 my $holder = session($node);
 $holder->query_safe(q{SELECT count(*) FROM pgjobs.claim('main', 2, hold => true, stage => 'first')});
@@ -56,6 +67,14 @@ my %rows = (
     acl => 'SELECT (queue_id, role_name, rights) FROM pgjobs.acl',
     job => 'SELECT j FROM pgjobs.job j',
     history => 'SELECT h FROM pgjobs.history h',
+    topic => 'SELECT t FROM pgjobs.topic t',
+    topic_acl => 'SELECT (topic_id, role_name, rights) FROM pgjobs.topic_acl',
+    segment => 'SELECT s FROM pgjobs.segment s',
+    log => 'SELECT l FROM pgjobs.log l',
+    subscription => 'SELECT s FROM pgjobs.subscription s',
+    feed => 'SELECT f FROM pgjobs.feed f',
+    log_segments => q{SELECT (c.relname, pg_get_expr(c.relpartbound, c.oid)) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'pgjobs.log'::regclass},
     jobs => 'SELECT v FROM pgjobs.jobs v',
     attempts => 'SELECT v FROM pgjobs.attempts v',
     rights => q{SELECT (p.oid::regprocedure, a.grantee::regrole, a.privilege_type) FROM pg_proc p, aclexplode(p.proacl) a
@@ -168,6 +187,15 @@ is_state($other, 'plain', q{SET SESSION AUTHORIZATION producer; SELECT pgjobs.cl
 is_state($other, 'plain', q{SET SESSION AUTHORIZATION worker; SELECT pgjobs.claim('main')}, '00000', 'who could work can');
 is_state($other, 'plain', q{SET SESSION AUTHORIZATION "Odd name"; SELECT pgjobs.grant_queue('short', 'nobody', ARRAY['work'])}, '00000', 'who owned a queue does');
 is_state($other, 'plain', q{SET SESSION AUTHORIZATION "Odd name"; SELECT pgjobs.enqueue('main')}, '42501', 'and no other');
+
+# ---- topics ----
+
+is($other->safe_psql('plain', q{SELECT count(*) FROM pgjobs.receive('early')}), 0, 'a lease goes on');
+is($other->safe_psql('plain', q{SELECT pgjobs.ack('early', token, sent_to) FROM pgjobs.subscription; SELECT min(payload ->> 'n'), count(*) FROM pgjobs.receive('early')}), "\n31|21", 'its token is good');
+is_state($other, 'plain', q{SET SESSION AUTHORIZATION producer; SELECT pgjobs.publish('builds', '1')}, '00000', 'who could publish can');
+is_state($other, 'plain', q{SET SESSION AUTHORIZATION producer; SELECT pgjobs.read('builds', 0)}, '42501', 'and still cannot read');
+is_state($other, 'plain', q{SET SESSION AUTHORIZATION "Odd name"; SELECT pgjobs.grant_topic('builds', 'nobody', ARRAY['subscribe'])}, '00000', 'who owned a topic does');
+is_state($other, 'plain', q{SET SESSION AUTHORIZATION worker; SELECT pgjobs.publish('builds', '1')}, '42501', 'and no other');
 
 # ---- partitions ----
 
