@@ -17,7 +17,7 @@ MODULE_big = pgjobs
 EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" pgjobs.control)
 
 # The install script is these files of src/, in this order: what is used comes before its users.
-SQL_PARTS = install queue acl job history receipt produce work manage wait duty check count views health last
+SQL_PARTS = install queue acl job history receipt topic subscription feed produce work manage wait duty check count views health last
 
 OBJDIR = build/obj
 SQL = build/pgjobs--$(EXTVERSION).sql

@@ -183,9 +183,11 @@ private:
                 add_client([this, i](Client &self) { produce(self, i); }).connection);
         for (int i = 0; i < options_.workers; i++)
             system_->prepare_worker(add_client([this, i](Client &self) {
-                                        system_->is_log() ? consume(self, i) : work(self, i);
+                                        if (i > 0 && system_->is_log())
+                                            return; // each consumer would get all of it
+                                        system_->has_ticker() ? consume(self) : work(self, i);
                                     }).connection);
-        if (system_->is_log() && options_.workers > 0)
+        if (system_->has_ticker() && options_.workers > 0)
             system_->prepare_worker(add_client([this](Client &self) { tick(self); }).connection);
         if (options_.listeners > 0)
             add_listeners();
@@ -301,10 +303,8 @@ private:
     // The end of the run, and time to finish what is left then.
     double end_of_patience() const { return options_.warmup + options_.seconds + 30; }
 
-    // A log's consumer. Only one: each would get all the events.
-    void consume(Client &self, int number) {
-        if (number > 0)
-            return;
+    // The consumer of a log with a ticker.
+    void consume(Client &self) {
         while (!gate_.drained()) {
             double begin = now();
             Result batch = self.connection.call("next");

@@ -20,8 +20,8 @@ def median(runs):
 
 
 def base_of(medians):
-    """The textbook queue that the others of a scenario are compared with."""
-    return next((medians[name] for name in ("textbook", "textbook-kept", "textbook-notify") if name in medians), None)
+    """The textbook queue that the others of a scenario are compared with; a log is compared with PgQ."""
+    return next((medians[name] for name in ("textbook", "textbook-kept", "textbook-notify", "pgq") if name in medians), None)
 
 
 def ratio(figures, base):
@@ -40,7 +40,7 @@ def cells(figures):
 
 
 def print_head():
-    print("Ratios: of jobs/s, textbook = 1. Times of calls: p50 / p99.")
+    print("Ratios: of jobs/s, textbook = 1, among logs PgQ = 1. Times of calls: p50 / p99.")
     print(f"{'scenario':22s}{'system':16s}" + "ratio".rjust(6) + "".join(c[0].rjust(c[1]) for c in COLUMNS))
 
 
@@ -108,6 +108,18 @@ TARGETS = [
      0.5, 0.2, False),
     ("latency: enqueued to claimed p99, ms", lambda r: r.at("latency", "pgjobs", "latency", "wake", "p99") / 1000,
      3, 1, False),
+    *((f"topic-100{form}: rate, PgQ = 1",
+       lambda r, form=form: r.against(f"topic-100{form}", "pgq", ours=("pgjobs-topic",)), 1.5, None, True)
+      for form in ("", "-async")),
+    ("topic-100: WAL per message, bytes", lambda r: r.at("topic-100", "pgjobs-topic", "wal_bytes_per_job"), 250, None, False),
+    ("topic-100: WAL per message, 100 subscriptions / 1",
+     lambda r: r.at("topic-100", "pgjobs-topic-100", "wal_bytes_per_job") / r.at("topic-100", "pgjobs-topic", "wal_bytes_per_job"),
+     1.02, 1, False),
+    ("topic-one: WAL per message, bytes", lambda r: r.at("topic-one", "pgjobs-topic", "wal_bytes_per_job"), 250, None, False),
+    ("latency: published to received p50, ms",
+     lambda r: r.at("latency", "pgjobs-topic", "latency", "wake", "p50") / 1000, 0.5, None, False),
+    ("latency: published to received p99, ms",
+     lambda r: r.at("latency", "pgjobs-topic", "latency", "wake", "p99") / 1000, 3, None, False),
     ("waiters: server CPU, % of a core", lambda r: r.at("waiters", "pgjobs", "cpu_percent"), 0.5, 0.05, False),
 ]
 
@@ -143,6 +155,7 @@ def print_targets(judged):
 COLOURS = {
     "textbook": "#8c8c8c", "textbook-notify": "#6b6b6b", "bare": "#c9c9c9", "pgq": "#c07a2c",
     "pgjobs": "#2f6fb0", "pgjobs-combined": "#123f73", "pgjobs-wakeup": "#5b93cc", "pgjobs-events": "#8fb8e0",
+    "pgjobs-topic": "#2f6fb0", "pgjobs-topic-100": "#5b93cc",
     "graphile-worker": "#4f9a5b", "pg-boss": "#a04f9a",
 }
 

@@ -1,6 +1,7 @@
 #include "systems.hpp"
 
 #include <map>
+#include <stdexcept>
 
 namespace bench {
 
@@ -117,6 +118,46 @@ private:
     const bool combines_;
 };
 
+// A topic with one subscription: a batch is received, then acknowledged.
+class Topic : public System {
+public:
+    void prepare_producer(Connection &connection) override {
+        connection.prepare("enqueue", "SELECT pgjobs.publish('t', $1::jsonb)");
+        connection.prepare("enqueue_many",
+                           "SELECT cardinality(pgjobs.publish_many('t', $1::jsonb[]))");
+    }
+    void send_enqueue(Connection &connection, int jobs, const char *) override {
+        if (jobs > 1)
+            connection.send("enqueue_many", {payloads(jobs)});
+        else
+            connection.send("enqueue", {payload.c_str()});
+    }
+    int enqueued(const Result &result) override { return one_or_count(result, "cardinality"); }
+
+    void prepare_worker(Connection &connection) override {
+        connection.prepare("claim", "SELECT position, token, key, payload"
+                                    " FROM pgjobs.receive('s', $1::bigint)");
+        connection.prepare("complete", "WITH done AS MATERIALIZED (SELECT pgjobs.ack('s',"
+                                       " $1::bigint, $2::bigint)) SELECT $3::integer FROM done");
+        connection.prepare("wait", "CALL pgjobs.wait_message('s', '30 seconds')");
+    }
+    void send_claim(Connection &connection, int max) override {
+        connection.send("claim", {std::to_string(max).c_str()});
+    }
+    void send_complete(Connection &connection, const Jobs &jobs) override {
+        connection.send("complete", {jobs.tokens.back().c_str(), jobs.ids.back().c_str(),
+                                     std::to_string(jobs.size()).c_str()});
+    }
+    void send_fail(Connection &, const Jobs &) override {
+        throw std::runtime_error("messages do not fail");
+    }
+    int finished(const Result &result) override { return result.number(0, 0); }
+
+    bool waits() const override { return true; }
+    bool is_log() const override { return true; }
+    std::string count_open() const override { return "SELECT count(*) FROM pgjobs.log"; }
+};
+
 // A table, SKIP LOCKED, UPDATE, DELETE: as the books have it, and as quick as it gets.
 class Textbook : public System {
 public:
@@ -222,6 +263,7 @@ public:
 
     const char *channel() const override { return nullptr; }
     bool is_log() const override { return true; }
+    bool has_ticker() const override { return true; }
     std::string count_open() const override { return "SELECT count(*) FROM pgq.event_template"; }
 };
 
@@ -230,6 +272,8 @@ public:
 std::unique_ptr<System> make_system(const std::string &name) {
     if (name == "pgjobs" || name == "pgjobs-combined")
         return std::make_unique<Pgjobs>(name != "pgjobs");
+    if (name == "pgjobs-topic")
+        return std::make_unique<Topic>();
     if (name == "textbook" || name == "textbook-kept")
         return std::make_unique<Textbook>(name != "textbook");
     if (name == "bare")

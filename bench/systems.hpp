@@ -40,13 +40,16 @@ public:
     virtual bool waits() const { return false; }
     virtual const char *channel() const { return nullptr; }
 
-    // The log is not claimed from: its consumer takes batch after batch.
+    // A log: it has one consumer, and what was consumed stays.
     virtual bool is_log() const { return false; }
+    // It is not claimed from: its consumer takes batch after batch, as the ticker cuts them.
+    virtual bool has_ticker() const { return false; }
 
     virtual std::string count_open() const = 0; // a query: jobs that are not finished; a log: all
 };
 
-// name: pgjobs, pgjobs-combined, textbook, textbook-kept, bare, pgq; nullptr for any other.
+// name: pgjobs, pgjobs-combined, pgjobs-topic, textbook, textbook-kept, bare, pgq; nullptr for any
+// other.
 std::unique_ptr<System> make_system(const std::string &name);
 
 // A statement's answer as claimed jobs: the columns id and, where there is one, token come first.

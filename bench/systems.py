@@ -55,6 +55,15 @@ def pgjobs(driver="pgjobs", notify="off", retention="0"):
     ])
 
 
+def topic(subscriptions=1):
+    return System("pgjobs", "pgjobs-topic", [
+        "SELECT pgjobs.drop_topic(name) FROM pgjobs.topic",
+        "SELECT pgjobs.create_topic('t')",
+        "SELECT pgjobs.subscribe('s', 't')",
+        f"SELECT pgjobs.subscribe('s' || i, 't') FROM generate_series(2, {subscriptions}) i",
+    ])
+
+
 def textbook(driver="textbook", notify=False):
     return System("textbook", driver, [
         "TRUNCATE textbook, textbook_history",
@@ -71,6 +80,8 @@ SYSTEMS = {
     "pgjobs-wakeup": pgjobs(notify="wakeup"),
     "pgjobs-events": pgjobs(notify="events"),
     "pgjobs-kept": pgjobs(retention="1 day"),
+    "pgjobs-topic": topic(),
+    "pgjobs-topic-100": topic(100),
     "bare": pgjobs("bare"),
     "pgq": System("pgq", "pgq", [
         "SELECT pgq.unregister_consumer('q', 'bench') FROM pgq.queue WHERE queue_name = 'q'",

@@ -7,66 +7,139 @@
 
 namespace pgjobs {
 
-// ---- queues ----
+// ---- what is known ----
 
-struct ByName {
+// Objects of one kind. T has an id and a name.
+template <class T> struct Cache {
+    HTAB *by_name;
+    HTAB *by_id;
+};
+template <class T> struct ByName {
     char name[NAMEDATALEN];
-    const Queue *queue;
+    const T *object;
 };
-struct ById {
+template <class T> struct ById {
     int32 id;
-    const Queue *queue; // nullptr: known not to be there
+    const T *object; // nullptr: known not to be there
 };
 
-static MemoryContext queues_context; // holds the tables and all that they point to
-static HTAB *by_name;
-static HTAB *by_id;
-static bool queues_stale;
+static MemoryContext cache_context; // holds the tables and all that they point to
+static Cache<Queue> queues;
+static Cache<Topic> topics;
+static bool cache_stale;
 
-// Queues handed out stay until the end of the transaction, whatever is invalidated meanwhile.
-static void forget_queues() {
-    if (queues_context != nullptr)
-        MemoryContextSetParent(queues_context, TopTransactionContext);
-    queues_context = nullptr;
-    by_name = by_id = nullptr;
+// Objects handed out stay until the end of the transaction, whatever is invalidated meanwhile.
+static void forget_all() {
+    if (cache_context != nullptr)
+        MemoryContextSetParent(cache_context, TopTransactionContext);
+    cache_context = nullptr;
+    queues = {};
+    topics = {};
 }
 
-static void prepare_tables() {
-    if (queues_stale)
-        forget_queues();
-    queues_stale = false;
-    if (queues_context != nullptr)
-        return;
-    MemoryContext context =
-        AllocSetContextCreate(CacheMemoryContext, "pgjobs queues", ALLOCSET_DEFAULT_SIZES);
+template <class T> static void make_cache(Cache<T> *cache) {
     HASHCTL control{};
-    control.hcxt = context;
+    control.hcxt = cache_context;
     control.keysize = NAMEDATALEN;
-    control.entrysize = sizeof(ByName);
-    by_name =
-        hash_create("pgjobs queues by name", 32, &control, HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+    control.entrysize = sizeof(ByName<T>);
+    cache->by_name =
+        hash_create("pgjobs names", 32, &control, HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
     control.keysize = sizeof(int32);
-    control.entrysize = sizeof(ById);
-    by_id = hash_create("pgjobs queues by id", 32, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-    queues_context = context;
+    control.entrysize = sizeof(ById<T>);
+    cache->by_id = hash_create("pgjobs ids", 32, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
+
+static void prepare_caches() {
+    if (cache_stale)
+        forget_all();
+    cache_stale = false;
+    if (cache_context != nullptr)
+        return;
+    cache_context =
+        AllocSetContextCreate(CacheMemoryContext, "pgjobs catalog", ALLOCSET_DEFAULT_SIZES);
+    make_cache(&queues);
+    make_cache(&topics);
+}
+
+// How an object is looked up and read from the first row of the result, into cache_context.
+template <class T> struct Reader {
+    Cache<T> *cache;
+    pg::Statement *by_name;
+    pg::Statement *by_id;
+    const T *(*read)();
+};
+
+template <class T> static const T *load(const Reader<T> &reader, pg::Statement *by, pg::Value key) {
+    prepare_caches();
+    // Being stale again after this only means that the next look-up reads once more.
+    return pg::as_owner([&]() -> const T * {
+        if (pg::run(by, key, pg::oid_value(MyDatabaseId)) == 0)
+            return nullptr;
+        prepare_caches();
+        const T *object = reader.read();
+        static_cast<ByName<T> *>(
+            hash_search(reader.cache->by_name, object->name, HASH_ENTER, nullptr))
+            ->object = object;
+        static_cast<ById<T> *>(hash_search(reader.cache->by_id, &object->id, HASH_ENTER, nullptr))
+            ->object = object;
+        return object;
+    });
+}
+
+template <class T> static const T *find(const Reader<T> &reader, const char *name) {
+    if (!core::is_name(name))
+        return nullptr;
+    prepare_caches();
+    auto *entry =
+        static_cast<ByName<T> *>(hash_search(reader.cache->by_name, name, HASH_FIND, nullptr));
+    return entry != nullptr ? entry->object : load(reader, reader.by_name, pg::value(name));
+}
+
+template <class T> static const T *find(const Reader<T> &reader, int32 id) {
+    prepare_caches();
+    auto *entry = static_cast<ById<T> *>(hash_search(reader.cache->by_id, &id, HASH_FIND, nullptr));
+    if (entry != nullptr)
+        return entry->object;
+    const T *object = load(reader, reader.by_id, pg::value(id));
+    if (object == nullptr && reader.cache->by_id != nullptr)
+        static_cast<ById<T> *>(hash_search(reader.cache->by_id, &id, HASH_ENTER, nullptr))->object =
+            nullptr;
+    return object;
+}
+
+// ---- reading ----
+
+#define AT_HOME(object)                                                                            \
+    "EXISTS (SELECT FROM pgjobs.home h WHERE h.id = " object ".home AND h.database = $2), "
+
+// Roles, their rights, and whether each has the name that it was granted under.
+#define GRANTS(object, acl, key)                                                                   \
+    "ARRAY(SELECT a.role FROM " acl " a WHERE a." key " = " object ".id ORDER BY a.role), "        \
+    "ARRAY(SELECT a.rights FROM " acl " a WHERE a." key " = " object ".id ORDER BY a.role), "      \
+    "ARRAY(SELECT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = a.role AND "             \
+    "r.rolname = a.role_name) FROM " acl " a WHERE a." key " = " object ".id ORDER BY a.role) "
 
 #define QUEUE_COLUMNS                                                                              \
     "SELECT q.id, q.name, q.paused, q.durable_claims, q.notify, q.max_attempts, "                  \
     "COALESCE(q.dead_letter, 0), q.lease, q.backoff, q.backoff_max, q.retention, "                 \
-    "q.dead_retention, "                                                                           \
-    "EXISTS (SELECT FROM pgjobs.home h WHERE h.id = q.home AND h.database = $2), "                 \
-    "ARRAY(SELECT s.name FROM pgjobs.stage s WHERE s.queue_id = q.id ORDER BY s.number), "         \
-    "ARRAY(SELECT a.role FROM pgjobs.acl a WHERE a.queue_id = q.id ORDER BY a.role), "             \
-    "ARRAY(SELECT a.rights FROM pgjobs.acl a WHERE a.queue_id = q.id ORDER BY a.role), "           \
-    "ARRAY(SELECT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = a.role AND "             \
-    "r.rolname = a.role_name) FROM pgjobs.acl a WHERE a.queue_id = q.id ORDER BY a.role) "         \
-    "FROM pgjobs.queue q "
+    "q.dead_retention, COALESCE(q.events_topic, 0), " AT_HOME(                                     \
+        "q") "ARRAY(SELECT s.name FROM pgjobs.stage s WHERE s.queue_id = q.id ORDER BY "           \
+             "s.number), " GRANTS("q", "pgjobs.acl", "queue_id") "FROM pgjobs.queue q "
 
-static constinit pg::Statement select_by_name{
+#define TOPIC_COLUMNS                                                                              \
+    "SELECT t.id, t.name, t.retention, t.pruned_to, " AT_HOME(                                     \
+        "t") "ARRAY(SELECT s.id FROM pgjobs.segment s WHERE s.topic_id = t.id ORDER BY s.id), "    \
+             "ARRAY(SELECT s.floor FROM pgjobs.segment s WHERE s.topic_id = t.id ORDER BY "        \
+             "s.id), " GRANTS("t", "pgjobs.topic_acl", "topic_id") "FROM pgjobs.topic t "
+
+static constinit pg::Statement select_queue_by_name{
     QUEUE_COLUMNS "WHERE q.name = $1", {TEXTOID, OIDOID}, nullptr};
-static constinit pg::Statement select_by_id{
+static constinit pg::Statement select_queue_by_id{
     QUEUE_COLUMNS "WHERE q.id = $1", {INT4OID, OIDOID}, nullptr};
+static constinit pg::Statement select_topic_by_name{
+    TOPIC_COLUMNS "WHERE t.name = $1", {TEXTOID, OIDOID}, nullptr};
+static constinit pg::Statement select_topic_by_id{
+    TOPIC_COLUMNS "WHERE t.id = $1", {INT4OID, OIDOID}, nullptr};
 
 static Datum *array_at(int column, Oid type, int *count) {
     ArrayType *array = DatumGetArrayTypeP(pg::datum_at(0, column));
@@ -89,30 +162,33 @@ static Notify parse_notify(const char *text) {
                                          : Notify::wakeup;
 }
 
-static void read_grants(Queue *queue) {
-    Datum *roles = array_at(15, OIDOID, &queue->grant_count);
-    Datum *rights = array_at(16, INT4OID, &queue->grant_count);
-    Datum *named = array_at(17, BOOLOID, &queue->grant_count);
-    auto *grants = static_cast<Grant *>(
-        MemoryContextAlloc(queues_context, sizeof(Grant) * (queue->grant_count + 1)));
-    for (int i = 0; i < queue->grant_count; i++)
+template <class T> static T *allocate(int count) {
+    return static_cast<T *>(
+        MemoryContextAllocZero(cache_context, sizeof(T) * static_cast<Size>(count)));
+}
+
+// From three columns that begin with this one.
+static const Grant *read_grants(int column, int *count) {
+    Datum *roles = array_at(column, OIDOID, count);
+    Datum *rights = array_at(column + 1, INT4OID, count);
+    Datum *named = array_at(column + 2, BOOLOID, count);
+    auto *grants = allocate<Grant>(*count + 1);
+    for (int i = 0; i < *count; i++)
         grants[i] = {DatumGetObjectId(roles[i]), DatumGetInt32(rights[i]), DatumGetBool(named[i])};
-    queue->grants = grants;
+    return grants;
 }
 
 static void read_stages(Queue *queue) {
     int count;
-    Datum *names = array_at(14, TEXTOID, &count);
+    Datum *names = array_at(15, TEXTOID, &count);
     queue->stage_count = static_cast<int16>(count);
-    queue->stages = static_cast<const char **>(
-        MemoryContextAlloc(queues_context, sizeof(char *) * (count + 1)));
+    queue->stages = allocate<const char *>(count + 1);
     for (int i = 0; i < count; i++)
-        queue->stages[i] = MemoryContextStrdup(queues_context, TextDatumGetCString(names[i]));
+        queue->stages[i] = MemoryContextStrdup(cache_context, TextDatumGetCString(names[i]));
 }
 
-// The first row of the result as a queue in queues_context.
 static const Queue *read_queue() {
-    auto *queue = static_cast<Queue *>(MemoryContextAllocZero(queues_context, sizeof(Queue)));
+    auto *queue = allocate<Queue>(1);
     queue->id = pg::int32_at(0, 1);
     strlcpy(queue->name, TextDatumGetCString(pg::datum_at(0, 2)), sizeof(queue->name));
     queue->paused = pg::bool_at(0, 3);
@@ -125,45 +201,41 @@ static const Queue *read_queue() {
     queue->backoff_max = interval_at(10);
     queue->retention = interval_at(11);
     queue->dead_retention = interval_at(12);
-    queue->home = pg::bool_at(0, 13);
+    queue->events_topic = pg::int32_at(0, 13);
+    queue->home = pg::bool_at(0, 14);
     read_stages(queue);
-    read_grants(queue);
+    queue->grants = read_grants(16, &queue->grant_count);
     return queue;
 }
 
-static const Queue *load(pg::Statement *statement, pg::Value key) {
-    prepare_tables();
-    // Being stale again after this only means that the next look-up reads once more.
-    return pg::as_owner([&]() -> const Queue * {
-        if (pg::run(statement, key, pg::oid_value(MyDatabaseId)) == 0)
-            return nullptr;
-        prepare_tables();
-        const Queue *queue = read_queue();
-        static_cast<ByName *>(hash_search(by_name, queue->name, HASH_ENTER, nullptr))->queue =
-            queue;
-        static_cast<ById *>(hash_search(by_id, &queue->id, HASH_ENTER, nullptr))->queue = queue;
-        return queue;
-    });
+static const Topic *read_topic() {
+    auto *topic = allocate<Topic>(1);
+    topic->id = pg::int32_at(0, 1);
+    strlcpy(topic->name, TextDatumGetCString(pg::datum_at(0, 2)), sizeof(topic->name));
+    topic->retention = interval_at(3);
+    topic->pruned_to = pg::int64_at(0, 4);
+    topic->home = pg::bool_at(0, 5);
+    Datum *ids = array_at(6, INT4OID, &topic->segment_count);
+    Datum *floors = array_at(7, INT8OID, &topic->segment_count);
+    auto *segments = allocate<Segment>(topic->segment_count + 1);
+    for (int i = 0; i < topic->segment_count; i++)
+        segments[i] = {DatumGetInt32(ids[i]), DatumGetInt64(floors[i])};
+    topic->segments = segments;
+    topic->grants = read_grants(8, &topic->grant_count);
+    return topic;
 }
 
-const Queue *find_queue(const char *name) {
-    if (!core::is_name(name))
-        return nullptr;
-    prepare_tables();
-    auto *entry = static_cast<ByName *>(hash_search(by_name, name, HASH_FIND, nullptr));
-    return entry != nullptr ? entry->queue : load(&select_by_name, pg::value(name));
-}
+// ---- looking up ----
 
-const Queue *find_queue(int32 id) {
-    prepare_tables();
-    auto *entry = static_cast<ById *>(hash_search(by_id, &id, HASH_FIND, nullptr));
-    if (entry != nullptr)
-        return entry->queue;
-    const Queue *queue = load(&select_by_id, pg::value(id));
-    if (queue == nullptr && by_id != nullptr)
-        static_cast<ById *>(hash_search(by_id, &id, HASH_ENTER, nullptr))->queue = nullptr;
-    return queue;
-}
+static const Reader<Queue> queue_reader = {&queues, &select_queue_by_name, &select_queue_by_id,
+                                           read_queue};
+static const Reader<Topic> topic_reader = {&topics, &select_topic_by_name, &select_topic_by_id,
+                                           read_topic};
+
+const Queue *find_queue(const char *name) { return find(queue_reader, name); }
+const Queue *find_queue(int32 id) { return find(queue_reader, id); }
+const Topic *find_topic(const char *name) { return find(topic_reader, name); }
+const Topic *find_topic(int32 id) { return find(topic_reader, id); }
 
 const Queue *get_queue(const char *name) {
     AcceptInvalidationMessages(); // a pause or a lost right counts within a transaction too
@@ -175,6 +247,18 @@ const Queue *get_queue(const char *name) {
             errhint("Check the name in the view pgjobs.queues; pgjobs.create_queue() makes a new "
                     "queue."));
     return queue;
+}
+
+const Topic *get_topic(const char *name) {
+    AcceptInvalidationMessages();
+    const Topic *topic = find_topic(name);
+    if (topic == nullptr)
+        ereport(
+            ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
+            errmsg("topic \"%s\" does not exist", pg::shown(name)),
+            errhint("Check the name in the view pgjobs.topics; pgjobs.create_topic() makes a new "
+                    "topic."));
+    return topic;
 }
 
 int16 stage_number(const Queue *queue, const char *stage) {
@@ -201,6 +285,10 @@ const char *right_name(Right right) {
         return "operate";
     case monitor:
         return "monitor";
+    case publish:
+        return "publish";
+    case subscribe:
+        return "subscribe";
     default:
         return "own";
     }
@@ -210,27 +298,42 @@ bool is_administrator() {
     return superuser() || has_privs_of_role(GetUserId(), relations()->owner);
 }
 
-bool has_right(const Queue *queue, int32 rights) {
+// In a restored copy an oid may be another role's: there the name must agree too.
+static bool has_right(const Grant *grants, int count, bool home, int32 rights) {
     if (is_administrator())
         return true;
-    for (int i = 0; i < queue->grant_count; i++) {
-        const Grant *grant = &queue->grants[i];
-        // In a restored copy an oid may be another role's: there the name must agree too.
-        if ((grant->rights & rights) != 0 && (queue->home || grant->named) &&
-            has_privs_of_role(GetUserId(), grant->role))
+    for (int i = 0; i < count; i++)
+        if ((grants[i].rights & rights) != 0 && (home || grants[i].named) &&
+            has_privs_of_role(GetUserId(), grants[i].role))
             return true;
-    }
     return (rights & monitor) != 0 && has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
 }
 
-void require_right(const Queue *queue, Right right) {
-    if (has_right(queue, right))
-        return;
+bool has_right(const Queue *queue, int32 rights) {
+    return has_right(queue->grants, queue->grant_count, queue->home, rights);
+}
+
+bool has_right(const Topic *topic, int32 rights) {
+    return has_right(topic->grants, topic->grant_count, topic->home, rights);
+}
+
+[[noreturn]] static void lacks_right(const char *kind, const char *name, Right right) {
     ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-            errmsg("permission denied for queue \"%s\"", queue->name),
+            errmsg("permission denied for %s \"%s\"", kind, name),
             errdetail("The role \"%s\" lacks the right \"%s\".",
                       GetUserNameFromId(GetUserId(), false), right_name(right)),
-            errhint("An owner of the queue can grant it with pgjobs.grant_queue()."));
+            errhint("An owner of the %s can grant it with pgjobs.grant_%s().", kind, kind));
+    pg_unreachable();
+}
+
+void require_right(const Queue *queue, Right right) {
+    if (!has_right(queue, right))
+        lacks_right("queue", queue->name, right);
+}
+
+void require_right(const Topic *topic, Right right) {
+    if (!has_right(topic, right))
+        lacks_right("topic", topic->name, right);
 }
 
 void require_administrator(const char *what) {
@@ -240,12 +343,21 @@ void require_administrator(const char *what) {
                 errhint("Only a superuser or the extension's owner may do this."));
 }
 
+[[noreturn]] static void quarantined(const char *kind, const char *name, const char *what) {
+    ereport(ERROR, errcode(errcode_quarantined), errmsg("%s \"%s\" is quarantined", kind, name),
+            errdetail("This database is a restored or copied one."),
+            errhint("If its %s here, call pgjobs.resume().", what));
+    pg_unreachable();
+}
+
 void require_home(const Queue *queue) {
     if (!queue->home)
-        ereport(ERROR, errcode(errcode_quarantined),
-                errmsg("queue \"%s\" is quarantined", queue->name),
-                errdetail("This database is a restored or copied one."),
-                errhint("If its jobs are to run here, call pgjobs.resume()."));
+        quarantined("queue", queue->name, "jobs are to run");
+}
+
+void require_home(const Topic *topic) {
+    if (!topic->home)
+        quarantined("topic", topic->name, "messages are to be received");
 }
 
 // ---- invalidation ----
@@ -254,10 +366,12 @@ static void relation_changed(Datum, Oid relation) {
     direct::forget(relation);
     receipt::forget(relation);
     if (forget_relations(relation))
-        queues_stale = true;
+        cache_stale = true;
 }
 
-static void roles_changed(Datum, int, uint32) { queues_stale = true; }
+static void roles_changed(Datum, int, uint32) { cache_stale = true; }
+
+void forget_catalog() { cache_stale = true; }
 
 void watch_catalog() {
     CacheRegisterRelcacheCallback(relation_changed, 0);

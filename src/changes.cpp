@@ -2,44 +2,36 @@
 
 #include "catalog.hpp"
 #include "count.hpp"
+#include "outbox.hpp"
 #include "pending.hpp"
 
 namespace pgjobs::changes {
 
 core::State final_state = State::ready;
+const char *error;
 
 Pending pending;
 
-void forget() {
+static void clear() {
     pending = {};
     pending.next_due = never;
-    final_state = State::ready;
 }
 
-static void begin() {
+void forget() {
+    clear();
+    final_state = State::ready;
+    error = nullptr;
+}
+
+void begin() {
     if (!pending.any) {
-        forget();
+        clear();
         pending.any = true;
     }
     if (pending.database == nullptr)
         pending.database = this_database();
     if (pending.jobs == InvalidOid && extension_exists())
         pending.jobs = relations()->job;
-}
-
-template <class T> static T *append(Entries<T> *entries) {
-    if (entries->count == entries->space) {
-        int space = entries->space == 0 ? 16 : entries->space * 2;
-        Size size = sizeof(T) * space;
-        entries->data = static_cast<T *>(entries->data == nullptr
-                                             ? MemoryContextAllocHuge(TopTransactionContext, size)
-                                             : repalloc_huge(entries->data, size));
-        entries->space = space;
-    }
-    T *entry = &entries->data[entries->count++];
-    *entry = {};
-    entry->level = GetCurrentTransactionNestLevel();
-    return entry;
 }
 
 static void set(Mark *mark) {
@@ -116,11 +108,21 @@ void merge_tallies(int level) {
 
 // ---- taking notes ----
 
+static Event event_of(const Facts &facts, State state) {
+    return {facts.id,      GetCurrentTimestamp(), facts.queue, facts.rev,
+            facts.attempt, facts.stage,           state};
+}
+
 static void note_due(TimestampTz at) { pending.next_due = Min(pending.next_due, at); }
 
-static void note_event(const Facts &facts, State state) {
+// The job of `facts` has come into `state`; `from` is what it was before, nullptr for a new one.
+static void note_event(const Facts &facts, const State *from, State state, TupleTableSlot *row) {
     const Queue *queue = find_queue(facts.queue);
-    if (queue == nullptr || !queue->home || queue->notify == Notify::off)
+    if (queue == nullptr || !queue->home)
+        return;
+    if (queue->events_topic != 0)
+        outbox::add_event(queue->events_topic, event_of(facts, state), from, row);
+    if (queue->notify == Notify::off)
         return;
     QueueTally *tally = tally_of(facts);
     tally->touched |= queue->notify == Notify::wakeup && state == State::ready;
@@ -130,9 +132,7 @@ static void note_event(const Facts &facts, State state) {
         tally->resync = true;
         return;
     }
-    EventEntry *entry = append(&pending.events);
-    entry->event = {facts.id,      GetCurrentTimestamp(), facts.queue, facts.rev,
-                    facts.attempt, facts.stage,           state};
+    append(&pending.events)->event = event_of(facts, state);
 }
 
 // `rev` is the job's after the change.
@@ -171,13 +171,13 @@ static void note_state(QueueTally *tally, const Facts &now) {
     }
 }
 
-void added(const Facts &now) {
+void added(const Facts &now, TupleTableSlot *row) {
     begin();
     QueueTally *tally = tally_of(now);
     tally->enqueued++;
     tally->depth[now.state]++;
     note_state(tally, now);
-    note_event(now, now.state);
+    note_event(now, nullptr, now.state, row);
 }
 
 // The row has left the state and, perhaps, the stage. Returns its tally.
@@ -195,7 +195,7 @@ static bool is_same_run(const Facts &a, const Facts &b) {
     return a.queue == b.queue && a.stage == b.stage && a.priority == b.priority;
 }
 
-void changed(const Facts &before, const Facts &now) {
+void changed(const Facts &before, const Facts &now, TupleTableSlot *row) {
     begin();
     if (before.state == State::running && now.state != State::running)
         note_lease(before, now.rev, true);
@@ -211,7 +211,7 @@ void changed(const Facts &before, const Facts &now) {
     }
     note_state(tally, now);
     if (before.rev != now.rev)
-        note_event(now, now.state);
+        note_event(now, &before.state, now.state, row);
 }
 
 static void note_finished(const Facts &before) {
@@ -224,7 +224,7 @@ static void note_finished(const Facts &before) {
     entry->job = before.id;
 }
 
-void removed(const Facts &before, State final) {
+void removed(const Facts &before, State final, TupleTableSlot *row) {
     begin();
     if (before.state == State::running)
         note_lease(before, before.rev + 1, true);
@@ -240,7 +240,7 @@ void removed(const Facts &before, State final) {
     note_finished(before);
     Facts now = before;
     now.rev++;
-    note_event(now, final);
+    note_event(now, &before.state, final, row);
 }
 
 void touching(const Facts &row) {
@@ -331,6 +331,24 @@ void stages_made(int32 queue, int16 from, int16 to) {
     entry->queue = queue;
     entry->from = from;
     entry->to = to;
+}
+
+void published(int32 topic) {
+    begin();
+    int level = GetCurrentTransactionNestLevel();
+    for (int i = pending.topics.count; i > 0 && pending.topics.data[i - 1].level == level; i--)
+        if (pending.topics.data[i - 1].topic == topic)
+            return;
+    append(&pending.topics)->topic = topic;
+}
+
+void segment_made(int32 topic, int32 segment, Oid leaf, int64 span) {
+    begin();
+    SegmentEntry *entry = append(&pending.segments);
+    entry->topic = topic;
+    entry->segment = segment;
+    entry->leaf = leaf;
+    entry->span = span;
 }
 
 void holds_session_lease() {

@@ -29,10 +29,11 @@ struct Facts {
     int64 hold_session;           // 0 without
 };
 
-void added(const Facts &now);
-void changed(const Facts &before, const Facts &now);
+// `row` is the version that they are of, the new one of two.
+void added(const Facts &now, TupleTableSlot *row);
+void changed(const Facts &before, const Facts &now, TupleTableSlot *row);
 // A row has left the table: finished, if `final` is a final state; else removed without a trace.
-void removed(const Facts &before, core::State final);
+void removed(const Facts &before, core::State final, TupleTableSlot *row);
 
 // A ready row is about to be locked: should the (sub)transaction roll back, claims must find it
 // again, and who waits must look again.
@@ -72,6 +73,13 @@ void queue_dropped(int32 queue);
 // These stages are new.
 void stages_made(int32 queue, int16 from, int16 to);
 
+// Messages are about to be written to the topic, or a subscription to it: whichever way this ends,
+// its readers must look.
+void published(int32 topic);
+
+// At commit: messages go to this segment; segment 0: the topic has gone.
+void segment_made(int32 topic, int32 segment, Oid leaf, int64 span);
+
 // A session lease was taken in this transaction: it cannot be prepared.
 void holds_session_lease();
 
@@ -91,6 +99,8 @@ void extension_installed();
 
 // The state in which removed rows end, for the trigger; reset at the end of the transaction.
 extern core::State final_state;
+// Why the attempt ended that is being written; nullptr without an error.
+extern const char *error;
 
 // Installs the callbacks; once per process.
 void watch_transactions();

@@ -154,7 +154,8 @@ static int64 claim_stage(store::Table *jobs, const Request &request, int16 stage
     claiming.per_job =
         AllocSetContextCreate(CurrentMemoryContext, "pgjobs claim", ALLOCSET_DEFAULT_SIZES);
     claiming.walk = {nullptr, request.queue->id, stage, core::lowest_priority - 1, false};
-    if (direct::layout_of_jobs(jobs->relation)->announced && !changes::may_all_change())
+    if (direct::layout_of(jobs->relation, direct::Kind::jobs)->announced &&
+        !changes::may_all_change())
         claiming.walk = frontier::walk(RelationGetRelid(jobs->relation), request.queue->id, stage);
     auto own = [&] { return changes::own_place(request.queue->id, stage, claiming.walk.last); };
     frontier::Stretch stretch;

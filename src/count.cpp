@@ -53,7 +53,7 @@ static bool changes_are_noted() {
     Relation jobs = try_relation_open(relations()->job, NoLock);
     if (jobs == nullptr)
         return false;
-    bool noted = direct::layout_of_jobs(jobs)->announced;
+    bool noted = direct::layout_of(jobs, direct::Kind::jobs)->announced;
     relation_close(jobs, NoLock);
     return noted;
 }
@@ -142,8 +142,8 @@ static void stop_changes(Oid jobs, int patience) {
 static bool begin(Oid jobs, int patience) {
     stop_changes(jobs, patience);
     Relation relation = try_relation_open(jobs, NoLock);
-    bool noted =
-        relation != nullptr && direct::layout_of_jobs(relation)->announced && changes::notes_all();
+    bool noted = relation != nullptr &&
+                 direct::layout_of(relation, direct::Kind::jobs)->announced && changes::notes_all();
     if (relation != nullptr)
         relation_close(relation, NoLock);
     if (noted) {

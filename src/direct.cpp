@@ -6,6 +6,7 @@
 namespace pgjobs::direct {
 
 using store::Col;
+using store::Line;
 using store::Past;
 
 // ---- what a table looks like ----
@@ -18,6 +19,7 @@ struct Shape {
 
 constexpr AttrNumber col(Col column) { return static_cast<AttrNumber>(column); }
 constexpr AttrNumber col(Past column) { return static_cast<AttrNumber>(column); }
+constexpr AttrNumber col(Line column) { return static_cast<AttrNumber>(column); }
 
 // By By.
 constexpr Shape job_shapes[job_indexes] = {
@@ -29,10 +31,11 @@ constexpr Shape job_shapes[job_indexes] = {
     {{col(Col::expires_at)}, 1, true},
     {{col(Col::queue_id), col(Col::unique_key)}, 2, true},
 };
-constexpr Shape leaf_shapes[] = {
+constexpr Shape history_shapes[] = {
     {{col(Past::id)}, 1, false},
     {{col(Past::queue_id), col(Past::id)}, 2, true},
 };
+constexpr Shape log_shapes[] = {{{col(Line::position)}, 1, false}};
 
 static bool has_shape(Relation index, const Shape &shape) {
     Form_pg_index form = index->rd_index;
@@ -96,14 +99,8 @@ static bool is_ours(const Trigger &trigger, const char *name) {
     return strcmp(trigger.tgname, name) == 0 && trigger.tgenabled == TRIGGER_FIRES_ALWAYS;
 }
 
-static Layout jobs_layout;
-static uint32 forgotten; // counts calls of forget()
-
-const Layout *layout_of_jobs(Relation jobs) {
-    if (jobs_layout.table == RelationGetRelid(jobs))
-        return &jobs_layout;
+static Layout look_at_jobs(Relation jobs) {
     Layout layout{};
-    uint32 before = forgotten;
     const TriggerDesc *triggers = jobs->trigdesc;
     int ours = 0;
     for (int i = 0; triggers != nullptr && i < triggers->numtriggers; i++)
@@ -114,9 +111,47 @@ const Layout *layout_of_jobs(Relation jobs) {
     layout.direct = find_indexes(jobs, job_shapes, job_indexes, &layout) &&
                     is_plain(jobs, store::job_columns, store::job_not_null, 0) &&
                     layout.announced && triggers->numtriggers == ours;
-    layout.table = before == forgotten ? RelationGetRelid(jobs) : InvalidOid;
-    jobs_layout = layout;
-    return &jobs_layout;
+    return layout;
+}
+
+// Of a partition: nothing hangs on it.
+struct Leaf {
+    int columns;
+    int not_null;
+    int checks; // the one that ATTACH looks at
+    const Shape *shapes;
+    int shape_count;
+};
+constexpr Leaf history_leaf = {store::history_columns, store::history_not_null, 1, history_shapes,
+                               lengthof(history_shapes)};
+constexpr Leaf log_leaf = {store::log_columns, store::log_not_null, 0, log_shapes,
+                           lengthof(log_shapes)};
+
+static Layout look_at_leaf(Relation leaf, const Leaf &form) {
+    Layout layout{};
+    layout.direct = leaf->trigdesc == nullptr &&
+                    is_plain(leaf, form.columns, form.not_null, form.checks) &&
+                    find_indexes(leaf, form.shapes, form.shape_count, &layout);
+    return layout;
+}
+
+static Layout jobs_layout;
+static Layout leaf_layouts[16]; // of those that were used last, places by oid
+static uint32 forgotten;        // counts calls of forget()
+
+const Layout *layout_of(Relation table, Kind kind) {
+    Layout *place = kind == Kind::jobs
+                        ? &jobs_layout
+                        : &leaf_layouts[RelationGetRelid(table) % lengthof(leaf_layouts)];
+    if (place->table == RelationGetRelid(table))
+        return place;
+    uint32 before = forgotten;
+    Layout layout = kind == Kind::jobs
+                        ? look_at_jobs(table)
+                        : look_at_leaf(table, kind == Kind::history ? history_leaf : log_leaf);
+    layout.table = before == forgotten ? RelationGetRelid(table) : InvalidOid;
+    *place = layout;
+    return place;
 }
 
 // By number of columns, made as needed.
@@ -147,21 +182,6 @@ TupleDesc shape_of_jobs(Relation jobs, int columns) {
     return job_shapes_cut[columns];
 }
 
-static Layout leaf_layout;
-
-const Layout *layout_of_leaf(Relation leaf) {
-    if (leaf_layout.table == RelationGetRelid(leaf))
-        return &leaf_layout;
-    Layout layout{};
-    uint32 before = forgotten;
-    layout.direct = leaf->trigdesc == nullptr &&
-                    is_plain(leaf, store::history_columns, store::history_not_null, 1) &&
-                    find_indexes(leaf, leaf_shapes, lengthof(leaf_shapes), &layout);
-    layout.table = before == forgotten ? RelationGetRelid(leaf) : InvalidOid;
-    leaf_layout = layout;
-    return &leaf_layout;
-}
-
 static void forget_if(Layout *layout, Oid relation) {
     bool concerns = relation == InvalidOid || layout->table == relation;
     for (Oid index : layout->indexes)
@@ -173,7 +193,8 @@ static void forget_if(Layout *layout, Oid relation) {
 void forget(Oid relation) {
     forgotten++;
     forget_if(&jobs_layout, relation);
-    forget_if(&leaf_layout, relation);
+    for (Layout &layout : leaf_layouts)
+        forget_if(&layout, relation);
 }
 
 Relation open_index(Relation relation, const AttrNumber *columns, int count, const char *what) {

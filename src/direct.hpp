@@ -10,6 +10,9 @@ namespace pgjobs::direct {
 enum class By : int8_t { due, id, scheduled, expires, unique_key };
 constexpr int job_indexes = 5;
 
+// The tables that are written directly.
+enum class Kind : int8_t { jobs, history, log };
+
 // What a table looks like, as far as it matters. Kept until the server says that the table or its
 // indexes have changed.
 struct Layout {
@@ -18,12 +21,12 @@ struct Layout {
                     // index or column of a user's
     bool announced; // every change of pgjobs.job reaches our row trigger
     int index_count;
-    Oid indexes[job_indexes]; // of pgjobs.job, by By; of a partition of the history, in any order
+    Oid indexes[job_indexes]; // of pgjobs.job, by By; of a partition, in any order
 };
 
-// The layout of pgjobs.job, or of a partition of pgjobs.history. The table is open and locked.
-const Layout *layout_of_jobs(Relation jobs);
-const Layout *layout_of_leaf(Relation leaf);
+// The layout of pgjobs.job, or of a partition of pgjobs.history or pgjobs.log. The table is open
+// and locked. Good until the next call.
+const Layout *layout_of(Relation table, Kind kind);
 
 // The row type of jobs with its first columns only: whatever is NULL behind them need not be in the
 // row. The table is open and its layout is direct.

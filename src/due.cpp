@@ -196,7 +196,7 @@ static bool any_in_stretch(const Look &look, const frontier::Walk &walk,
 
 bool any_ready(int32 queue, int16 stage, TimestampTz now, bool *held) {
     Look look = begin_look(held);
-    bool usable = direct::layout_of_jobs(look.relation)->announced;
+    bool usable = direct::layout_of(look.relation, direct::Kind::jobs)->announced;
     frontier::Walk walk = {nullptr, queue, stage, core::lowest_priority - 1, false};
     if (usable)
         walk = frontier::walk(RelationGetRelid(look.relation), queue, stage);
@@ -235,7 +235,7 @@ TimestampTz oldest_ready(int32 queue, int16 stage) {
     bool held = false;
     Look look = begin_look(&held);
     frontier::Walk walk = {nullptr, queue, stage, core::lowest_priority - 1, false};
-    if (!RecoveryInProgress() && direct::layout_of_jobs(look.relation)->announced)
+    if (!RecoveryInProgress() && direct::layout_of(look.relation, direct::Kind::jobs)->announced)
         walk = frontier::walk(RelationGetRelid(look.relation), queue, stage);
     TimestampTz now = GetCurrentTimestamp();
     TimestampTz oldest = never;

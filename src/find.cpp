@@ -165,7 +165,7 @@ static Relation id_index(Table *jobs) {
 }
 
 static bool find(Table *jobs, int64 id, LockWaitPolicy policy, bool lock) {
-    write_added(jobs);
+    flush(jobs);
     bool found = false;
     bool held;
     jobs->busy = jobs->locked = false;

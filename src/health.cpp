@@ -1,5 +1,7 @@
 // pgjobs.health(): what can be wrong, looked at without counting anything. Each check says what it
 // saw; none raises where something is missing.
+#include "health.hpp"
+
 #include "acl.hpp"
 #include "catalog.hpp"
 #include "core/version.hpp"
@@ -18,13 +20,13 @@ constexpr int64 long_open = 5 * USECS_PER_MINUTE; // and others
 constexpr double full_notify_queue = 0.5;         // of the server's queue of notifications
 #define MANY_TRANSACTIONS "1000000"
 
-static void report(FunctionCallInfo fcinfo, const char *name, bool ok, const char *detail) {
+void report(FunctionCallInfo fcinfo, const char *name, bool ok, const char *detail) {
     Datum values[] = {CStringGetTextDatum(name), BoolGetDatum(ok), CStringGetTextDatum(detail)};
     bool nulls[lengthof(values)] = {};
     pg::return_row(fcinfo, values, nulls);
 }
 
-static const char *in_words(int64 microseconds) {
+const char *in_words(int64 microseconds) {
     int64 seconds = microseconds / USECS_PER_SEC;
     if (seconds < 120)
         return psprintf(INT64_FORMAT " s", seconds);
@@ -251,42 +253,36 @@ static void check_notifications(FunctionCallInfo fcinfo) {
 
 // ---- the tables ----
 
-static constinit pg::Statement select_strangers{
-    "SELECT q.id, q.name FROM pgjobs.queue q WHERE NOT EXISTS (SELECT FROM pgjobs.home h "
-    "WHERE h.id = q.home AND h.database = $1) ORDER BY q.name",
-    {OIDOID},
-    nullptr};
+// Of queues or topics.
+struct Strangers {
+    int count;
+    const char *first;
+};
+template <class T>
+static Strangers find_strangers(const acl::Visible &visible, const T *(*find)(int32)) {
+    Strangers strangers{};
+    for (int i = 0; i < visible.count; i++) {
+        const T *object = find(visible.ids[i]);
+        if (object == nullptr || object->home)
+            continue;
+        strangers.count++;
+        if (strangers.first == nullptr)
+            strangers.first = object->name;
+    }
+    return strangers;
+}
 
 static void check_quarantine(FunctionCallInfo fcinfo) {
-    auto *names = static_cast<char **>(nullptr);
-    uint64 count = 0;
-    auto *ids = static_cast<int32 *>(nullptr);
-    MemoryContext caller = CurrentMemoryContext;
-    pg::as_owner([&] {
-        count = pg::run(&select_strangers, pg::oid_value(MyDatabaseId));
-        pg::in_context(caller, [&] {
-            names = static_cast<char **>(palloc(sizeof(char *) * (count + 1)));
-            ids = static_cast<int32 *>(palloc(sizeof(int32) * (count + 1)));
-            for (uint64 i = 0; i < count; i++) {
-                ids[i] = pg::int32_at(i, 1);
-                names[i] = TextDatumGetCString(pg::datum_at(i, 2));
-            }
-        });
-    });
-    int seen = 0;
-    const char *first = nullptr;
-    for (uint64 i = 0; i < count; i++) {
-        const Queue *queue = find_queue(ids[i]);
-        if (queue == nullptr || !has_right(queue, monitor | operate | own))
-            continue;
-        seen++;
-        first = first != nullptr ? first : names[i];
-    }
-    report(fcinfo, "quarantine", seen == 0,
-           seen == 0 ? "no queue"
-                     : psprintf("%d queues, such as \"%s\": call pgjobs.resume() if their jobs are "
-                                "to run in this database",
-                                seen, first));
+    Strangers queues =
+        find_strangers<Queue>(acl::visible_queues(monitor | operate | own), find_queue);
+    Strangers topics = find_strangers<Topic>(acl::visible_topics(), find_topic);
+    bool none = queues.count + topics.count == 0;
+    report(fcinfo, "quarantine", none,
+           none ? "no queue, no topic"
+                : psprintf("%d queues and %d topics, such as \"%s\": call pgjobs.resume() if their "
+                           "jobs are to run in this database",
+                           queues.count, topics.count,
+                           queues.first != nullptr ? queues.first : topics.first));
 }
 
 // What is wrong with the table of jobs; nullptr if nothing is.
@@ -294,7 +290,7 @@ static const char *fault_of_jobs() {
     Relation jobs = try_relation_open(relations()->job, NoLock);
     if (jobs == nullptr)
         return "missing";
-    const direct::Layout *layout = direct::layout_of_jobs(jobs);
+    const direct::Layout *layout = direct::layout_of(jobs, direct::Kind::jobs);
     const char *fault = !layout->announced ? "a trigger of pgjobs.job is off or missing" : nullptr;
     List *indexes = RelationGetIndexList(jobs);
     relation_close(jobs, NoLock);
@@ -372,6 +368,7 @@ PGJOBS_FUNCTION(health) {
     check_quarantine(fcinfo);
     check_history(fcinfo);
     check_figures(fcinfo);
+    check_topics(fcinfo, now);
     // Not to be waited for: somebody may be in the middle of a VACUUM FULL.
     if (!ConditionalLockRelationOid(relations()->job, AccessShareLock)) {
         report(fcinfo, "table", false, "pgjobs.job is locked by somebody who needs it alone");

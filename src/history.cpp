@@ -47,10 +47,7 @@ static void make_partition(TimestampTz start) {
     leaf_name(start, name);
     format_day(start, from, sizeof(from), "%04d-%02d-%02d 00:00:00+00");
     format_day(start + day, to, sizeof(to), "%04d-%02d-%02d 00:00:00+00");
-    set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
-                      0, false);
-    set_config_option("default_table_access_method", "heap", PGC_USERSET, PGC_S_SESSION,
-                      GUC_ACTION_SAVE, true, 0, false);
+    pg::use_default_storage();
     pg::run_utility(psprintf("CREATE TABLE pgjobs.%s (LIKE pgjobs.history INCLUDING DEFAULTS "
                              "INCLUDING GENERATED INCLUDING CONSTRAINTS) "
                              "WITH (vacuum_truncate = off, toast.vacuum_truncate = off)",
@@ -87,7 +84,8 @@ static void open_leaf(Archive *archive, store::Table *jobs, TimestampTz keep_unt
     archive->leaf = nullptr;
     if (!OidIsValid(leaf_oid(start)))
         pg::as_owner([&] { make_partition(start); });
-    archive->leaf = pg::in_context(jobs->context, [&] { return store::open(leaf_oid(start)); });
+    archive->leaf = pg::in_context(
+        jobs->context, [&] { return store::open(leaf_oid(start), store::Kind::history); });
     archive->leaf_start = start;
 }
 

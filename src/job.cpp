@@ -24,11 +24,11 @@ PGJOBS_FUNCTION(_job_changed) {
     }
     changes::Facts first = store::facts_of(data->tg_trigslot);
     if (TRIGGER_FIRED_BY_INSERT(event))
-        changes::added(first);
+        changes::added(first, data->tg_trigslot);
     else if (TRIGGER_FIRED_BY_DELETE(event))
-        changes::removed(first, changes::final_state);
+        changes::removed(first, changes::final_state, data->tg_trigslot);
     else
-        changes::changed(first, store::facts_of(data->tg_newslot));
+        changes::changed(first, store::facts_of(data->tg_newslot), data->tg_newslot);
     PG_RETURN_POINTER(nullptr);
 }
 

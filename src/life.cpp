@@ -1,6 +1,5 @@
 #include "life.hpp"
 
-#include "settings.hpp"
 #include "shared.hpp"
 
 namespace pgjobs::life {
@@ -52,17 +51,6 @@ static void drop_lease(store::Table *jobs) {
 }
 
 // ---- adding ----
-
-Datum checked_json(Datum json, const char *name) {
-    auto size = static_cast<int64>(toast_raw_datum_size(json)) - VARHDRSZ;
-    if (size > settings::max_payload)
-        ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-                errmsg("the %s of a job is too large", name),
-                errdetail("It has " INT64_FORMAT " bytes; pgjobs.max_payload is %d.", size,
-                          settings::max_payload),
-                errhint("Keep large data elsewhere and name its place in the job."));
-    return PointerGetDatum(PG_DETOAST_DATUM_PACKED(json));
-}
 
 void lock_queue(const Queue *queue) {
     LockDatabaseObject(relations()->queue, static_cast<Oid>(queue->id), 0, RowExclusiveLock);
@@ -255,8 +243,8 @@ static void add_dead_letter(store::Table *jobs, const Queue *queue, const char *
     add(jobs, letter, now);
 }
 
-State fail(store::Table *jobs, history::Archive *archive, const Queue *queue,
-           const Failure &failure, TimestampTz now) {
+static State end_attempt(store::Table *jobs, history::Archive *archive, const Queue *queue,
+                         const Failure &failure, TimestampTz now) {
     Datum attempts = with_attempt(jobs, queue, failure.outcome, failure.error, now);
     bool left = store::get_int32(jobs, Col::attempt) < store::get_int32(jobs, Col::max_attempts);
     if (!left || !failure.retry) {
@@ -280,6 +268,14 @@ State fail(store::Table *jobs, history::Archive *archive, const Queue *queue,
         set_due(jobs, failure.due_at, now);
     store::update(jobs);
     return State::scheduled;
+}
+
+State fail(store::Table *jobs, history::Archive *archive, const Queue *queue,
+           const Failure &failure, TimestampTz now) {
+    changes::error = failure.error != nullptr ? failure.error : failure.outcome;
+    State state = end_attempt(jobs, archive, queue, failure, now);
+    changes::error = nullptr;
+    return state;
 }
 
 static bool finish(store::Table *jobs, history::Archive *archive, const Queue *queue,

@@ -24,9 +24,6 @@ struct NewJob {
     char *unique_key;       // nullptr without
 };
 
-// A jsonb of the user's, detoasted; 54000 if it is larger than pgjobs.max_payload.
-Datum checked_json(Datum json, const char *name);
-
 // Inserts the job as ready or, with due_at after `now`, scheduled; returns its id. The caller has
 // locked the queue (lock_queue) and found no open job with the unique key.
 int64 add(store::Table *jobs, const NewJob &job, TimestampTz now);

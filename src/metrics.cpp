@@ -5,6 +5,7 @@
 #include "notify.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
+#include "readers.hpp"
 
 namespace pgjobs::metrics {
 
@@ -154,6 +155,52 @@ static void append_queues(FunctionCallInfo fcinfo, StringInfo out, TimestampTz n
     append_settings(out, queues, count);
 }
 
+// ---- topics ----
+
+static void append_topics(StringInfo out) {
+    acl::Visible topics = acl::visible_topics();
+    begin_family(out, "pgjobs_topic_last_position", "gauge",
+                 "Every position up to here was published or never will be.");
+    for (int i = 0; i < topics.count; i++) {
+        const Topic *topic = find_topic(topics.ids[i]);
+        if (topic == nullptr || !log::has_place(topic))
+            continue;
+        begin_sample(out, "pgjobs_topic_last_position", {"topic", topic->name});
+        end_sample(out, log::last_position(topic));
+    }
+}
+
+// `seconds`: how long ago the first message behind was published; else how many positions.
+static void append_lag(StringInfo out, const readers::Readers &readers, const log::Lag *lags,
+                       const char *name, bool seconds, TimestampTz now) {
+    for (int i = 0; i < readers.count; i++) {
+        const readers::Reader &reader = readers.list[i];
+        begin_sample(out, name, {reader.queue ? "queue" : "subscription", reader.name},
+                     {"topic", reader.topic->name});
+        if (!seconds)
+            end_sample(out, lags[i].messages);
+        else
+            appendStringInfo(out, "%.6f\n",
+                             lags[i].messages == 0
+                                 ? 0.0
+                                 : static_cast<double>(now - lags[i].since) / USECS_PER_SEC);
+    }
+}
+
+static void append_readers(StringInfo out, TimestampTz now) {
+    readers::Readers readers = readers::all();
+    auto *lags = static_cast<log::Lag *>(palloc0(sizeof(log::Lag) * (readers.count + 1)));
+    for (int i = 0; i < readers.count; i++)
+        if (log::has_place(readers.list[i].topic))
+            lags[i] = log::lag_of(readers.list[i].topic, readers.list[i].position);
+    begin_family(out, "pgjobs_subscription_lag_messages", "gauge",
+                 "Positions that a subscription, or a queue that subscribes, is behind.");
+    append_lag(out, readers, lags, "pgjobs_subscription_lag_messages", false, now);
+    begin_family(out, "pgjobs_subscription_lag_seconds", "gauge",
+                 "How long ago the first message was published that it has not read.");
+    append_lag(out, readers, lags, "pgjobs_subscription_lag_seconds", true, now);
+}
+
 // ---- the rest ----
 
 static int64 lease_count() {
@@ -212,6 +259,10 @@ PGJOBS_FUNCTION(metrics) {
     begin_sample(&out, "pgjobs_info", {"version", PGJOBS_VERSION});
     end_sample(&out, 1);
     append_queues(fcinfo, &out, GetCurrentTimestamp());
+    if (!RecoveryInProgress()) { // topics are not read there
+        append_topics(&out);
+        append_readers(&out, GetCurrentTimestamp());
+    }
     append_server(&out);
     appendStringInfoString(&out, "# EOF\n");
     PG_RETURN_TEXT_P(cstring_to_text_with_len(out.data, out.len));

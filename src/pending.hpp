@@ -44,6 +44,28 @@ struct FinishedEntry {
     int32 queue;
     int64 job;
 };
+struct TopicEntry { // messages, or a subscription to it, were written
+    int level;
+    int32 topic;
+};
+struct SegmentEntry { // made, or the topic has gone
+    int level;
+    int32 topic;
+    int32 segment; // 0: gone
+    Oid leaf;
+    int64 span;
+};
+struct OutboxEntry { // to be published when the transaction ends
+    int level;
+    int32 topic;
+    const char *key;  // nullptr: a job's event
+    const char *json; // of others
+    Event event;
+    core::State from; // the state of the job before
+    bool created;     // there was none
+    const char *worker;
+    const char *error_class; // both nullptr without
+};
 struct StagesEntry { // new, or gone with their queue
     int level;
     int32 queue;
@@ -57,6 +79,22 @@ template <class T> struct Entries {
     int count;
     int space;
 };
+
+// A new entry of the present level. The array grows here, and nowhere else: not in callbacks.
+template <class T> T *append(Entries<T> *entries) {
+    if (entries->count == entries->space) {
+        int space = entries->space == 0 ? 16 : entries->space * 2;
+        Size size = sizeof(T) * space;
+        entries->data = static_cast<T *>(entries->data == nullptr
+                                             ? MemoryContextAllocHuge(TopTransactionContext, size)
+                                             : repalloc_huge(entries->data, size));
+        entries->space = space;
+    }
+    T *entry = &entries->data[entries->count++];
+    *entry = {};
+    entry->level = GetCurrentTransactionNestLevel();
+    return entry;
+}
 
 // Something that happened, by the level of the subtransaction in which it did; 0: it did not.
 struct Mark {
@@ -86,6 +124,9 @@ struct Pending {
     Entries<LeaseEntry> leases;
     Entries<FinishedEntry> finished;
     Entries<StagesEntry> stages;
+    Entries<TopicEntry> topics;
+    Entries<SegmentEntry> segments;
+    Entries<OutboxEntry> outbox;
     // Claims that need not wait for the disk.
     bool claimed;
     bool durable;
@@ -95,6 +136,8 @@ extern Pending pending;
 
 // Nothing has happened.
 void forget();
+// Something is about to be noted.
+void begin();
 
 // Ends the entries of a subtransaction: undone, or its parent's.
 template <class T> void cut(Entries<T> *entries, int level) {

@@ -53,7 +53,7 @@ static void tell_everything(Oid oid) {
     pg_atomic_write_u32(&database->notify_all, 1);
     pg_atomic_write_u32(&database->uncounted, 1); // what it changed can be counted now
     wait::wake_all(oid);
-    request_work(database, work_rescan | work_notify | work_count);
+    request_work(database, work_rescan | work_notify | work_count | work_deliver);
 }
 
 bool any(Oid database) {

@@ -4,6 +4,7 @@
 #include "changes.hpp"
 #include "frontier.hpp"
 #include "lease.hpp"
+#include "log.hpp"
 #include "notify.hpp"
 #include "pg/function.hpp"
 #include "prepared.hpp"
@@ -32,6 +33,7 @@ void extension_gone(Database *database) {
     lease::forget_all(database->oid);
     notify::drop_all_hints(database->oid);
     frontier::drop_all(database->oid);
+    log::drop(database->oid, 0);
     wait::wake_all(database->oid);
     wake_process(pg_atomic_read_u32(&database->worker));
 }
@@ -40,6 +42,7 @@ void database_gone(Oid oid) {
     lease::forget_all(oid);
     notify::drop_all_hints(oid);
     frontier::drop_all(oid);
+    log::drop(oid, 0);
     pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
         for (int i = 0; i < settings::max_databases; i++)
             if (databases[i].oid == oid) {
@@ -148,8 +151,9 @@ static void lock_tables() {
     if (RecoveryInProgress() || !OidIsValid(extension) || !pg::owns_extension(extension) ||
         !extension_exists())
         return;
-    static const char *const names[] = {"job",   "history", "receipt_0", "receipt_1", "receipt_2",
-                                        "queue", "stage",   "acl",       "home"};
+    static const char *const names[] = {"job",  "history", "receipt_0", "receipt_1", "receipt_2",
+                                        "log",  "topic",   "segment",   "topic_acl", "subscription",
+                                        "feed", "queue",   "stage",     "acl",       "home"};
     Oid tables[lengthof(names)];
     for (size_t i = 0; i < lengthof(names); i++)
         tables[i] = get_relname_relid(names[i], relations()->schema);

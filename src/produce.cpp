@@ -1,8 +1,8 @@
 // Producing: enqueue, enqueue_many, enqueue_batch.
 #include "life.hpp"
+#include "payload.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
-#include "settings.hpp"
 #include "shared.hpp"
 
 namespace pgjobs {
@@ -26,20 +26,6 @@ static OnConflict parse_on_conflict(const char *text) {
 }
 
 // ---- checks ----
-
-static Datum checked_headers(Datum headers) {
-    if (!JB_ROOT_IS_OBJECT(DatumGetJsonbP(headers)))
-        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                errmsg("headers must be a JSON object"),
-                errhint("Give an object such as {\"trace\": \"abc\"}."));
-    return life::checked_json(headers, "headers");
-}
-
-static char *checked_key(Datum key) {
-    char *value = TextDatumGetCString(key);
-    pg::check_text(value, "unique_key", 255);
-    return value;
-}
 
 static int16 checked_priority(int64 priority) {
     return static_cast<int16>(pg::ranged(priority, "priority", PG_INT16_MIN, PG_INT16_MAX));
@@ -191,7 +177,7 @@ static int16 first_stage(const Queue *queue, const char *stage) {
 PGJOBS_FUNCTION(enqueue) {
     char *name = pg::required_string(fcinfo, 0, "queue");
     NewJob job{};
-    job.payload = life::checked_json(pg::required(fcinfo, 1, "payload"), "payload");
+    job.payload = checked_json(pg::required(fcinfo, 1, "payload"), "payload");
     TimestampTz now = GetCurrentTimestamp();
     job.due_at = due_time(pg::given(fcinfo, 2), PG_GETARG_TIMESTAMPTZ(2),
                           pg::given(fcinfo, 3) ? PG_GETARG_INTERVAL_P(3) : nullptr, now);
@@ -200,7 +186,7 @@ PGJOBS_FUNCTION(enqueue) {
         job.max_attempts =
             static_cast<int32>(pg::ranged(PG_GETARG_INT64(5), "max_attempts", 1, PG_INT32_MAX));
     if (pg::given(fcinfo, 6))
-        job.unique_key = checked_key(PG_GETARG_DATUM(6));
+        job.unique_key = checked_key(PG_GETARG_DATUM(6), "unique_key");
     OnConflict on_conflict = parse_on_conflict(pg::required_string(fcinfo, 7, "on_conflict"));
     job.expires_at =
         pg::given(fcinfo, 8) ? pg::finite(PG_GETARG_TIMESTAMPTZ(8), "expires_at") : never;
@@ -253,11 +239,11 @@ PGJOBS_FUNCTION(enqueue_many) {
             max_attempts > 0 ? static_cast<int32>(max_attempts) : queue->max_attempts;
         job->due_at = due_at;
         job->expires_at = never;
-        job->payload = life::checked_json(payloads.data[i], "payload");
+        job->payload = checked_json(payloads.data[i], "payload");
         if (headers.data != nullptr && !headers.nulls[i])
             job->headers = checked_headers(headers.data[i]);
         if (keys.data != nullptr && !keys.nulls[i])
-            job->unique_key = checked_key(keys.data[i]);
+            job->unique_key = checked_key(keys.data[i], "unique_key");
         modes[i] = on_conflict;
     }
     auto *ids =
@@ -321,7 +307,7 @@ static void check_member(const char *name) {
 static void read_member(BatchJob *batch, const char *name, JsonbValue *value, const Queue *queue) {
     NewJob *job = &batch->job;
     if (strcmp(name, "payload") == 0) {
-        job->payload = life::checked_json(JsonbPGetDatum(JsonbValueToJsonb(value)), "payload");
+        job->payload = checked_json(JsonbPGetDatum(JsonbValueToJsonb(value)), "payload");
         return;
     }
     check_member(name);
@@ -340,7 +326,7 @@ static void read_member(BatchJob *batch, const char *name, JsonbValue *value, co
         job->max_attempts = static_cast<int32>(pg::ranged(
             DatumGetInt64(cast_member(value, INT8OID)), "max_attempts", 1, PG_INT32_MAX));
     } else if (strcmp(name, "unique_key") == 0) {
-        job->unique_key = checked_key(cast_member(value, TEXTOID));
+        job->unique_key = checked_key(cast_member(value, TEXTOID), "unique_key");
     } else if (strcmp(name, "on_conflict") == 0) {
         batch->on_conflict = parse_on_conflict(TextDatumGetCString(cast_member(value, TEXTOID)));
     } else {

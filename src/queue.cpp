@@ -1,9 +1,12 @@
-// Queues: create, alter, drop, pause, resume, purge; and ending a quarantine.
+// Queues: create, alter, drop, pause, resume, purge.
 #include "acl.hpp"
 #include "catalog.hpp"
 #include "changes.hpp"
 #include "history.hpp"
+#include "home.hpp"
 #include "life.hpp"
+#include "log.hpp"
+#include "payload.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
 #include "shared.hpp"
@@ -22,6 +25,7 @@ struct Options {
     pg::Elements stages;
     pg::Value lease, max_attempts, backoff, backoff_max, retention, dead_retention, notify,
         durable_claims;
+    char *events_topic;
     char *dead_letter;
 };
 
@@ -30,14 +34,6 @@ static pg::Value checked_interval(FunctionCallInfo fcinfo, int i, const char *na
         return {};
     pg::microseconds(PG_GETARG_INTERVAL_P(i), name, low);
     return pg::value(PG_GETARG_DATUM(i));
-}
-
-static void check_name(const char *name, const char *what) {
-    if (!core::is_name(name))
-        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                errmsg("\"%s\" is not a name for a %s", pg::shown(name), what),
-                errhint("A name begins with a lower-case letter and has up to 48 lower-case "
-                        "letters, digits, \"_\", \".\" or \"-\"."));
 }
 
 static char *stage_at(const pg::Elements &stages, int i) {
@@ -86,9 +82,10 @@ static Options read_options(FunctionCallInfo fcinfo) {
     options.retention = checked_interval(fcinfo, 6, "retention", 0);
     options.dead_retention = checked_interval(fcinfo, 7, "dead_retention", 0);
     options.notify = checked_notify(fcinfo, 8);
-    options.dead_letter = pg::optional_string(fcinfo, 9);
-    if (pg::given(fcinfo, 10))
-        options.durable_claims = pg::value(PG_GETARG_BOOL(10));
+    options.events_topic = pg::optional_string(fcinfo, 9);
+    options.dead_letter = pg::optional_string(fcinfo, 10);
+    if (pg::given(fcinfo, 11))
+        options.durable_claims = pg::value(PG_GETARG_BOOL(11));
     return options;
 }
 
@@ -98,7 +95,7 @@ static void require_options(FunctionCallInfo fcinfo) {
                                         "retention", "dead_retention", "notify"};
     for (int i = 0; i < static_cast<int>(lengthof(names)); i++)
         pg::required(fcinfo, i + 2, names[i]);
-    pg::required(fcinfo, 10, "durable_claims");
+    pg::required(fcinfo, 11, "durable_claims");
 }
 
 static constinit pg::Statement select_letters{
@@ -121,38 +118,23 @@ static int32 dead_letter_id(const char *name, int32 id) {
     return target->id;
 }
 
-// ---- home ----
-
-static constinit pg::Statement select_home{
-    "SELECT h.id FROM pgjobs.home h WHERE h.database = $1", {OIDOID}, nullptr};
-static constinit pg::Statement insert_home{
-    "INSERT INTO pgjobs.home (id, database) VALUES ($1, $2)", {INT8OID, OIDOID}, nullptr};
-static constinit pg::Statement select_any_queue{"SELECT FROM pgjobs.queue q LIMIT 1", {}, nullptr};
-
-static int64 insert_new_home() {
-    int64 id = life::random_token();
-    pg::run(&insert_home, pg::value(id), pg::oid_value(MyDatabaseId));
-    return id;
-}
-
-// The home of this database, made with the first queue. In a copy that has queues but no home, a
-// new queue joins the quarantine. Inside as_owner.
-static int64 home_of_new_queue() {
-    LockRelationOid(relations()->queue, ShareRowExclusiveLock); // one first queue at a time
-    if (pg::run(&select_home, pg::oid_value(MyDatabaseId)) > 0)
-        return pg::int64_at(0, 1);
-    return pg::run(&select_any_queue) > 0 ? 0 : insert_new_home();
+// The id of the topic that state changes of jobs are published to; keeps it from being dropped.
+static int32 events_topic_id(const char *name) {
+    const Topic *topic = get_topic(name);
+    require_right(topic, publish);
+    log::lock_topic(topic);
+    return topic->id;
 }
 
 // ---- create, alter ----
 
 static constinit pg::Statement insert_queue{
     "INSERT INTO pgjobs.queue (id, name, home, paused, lease, max_attempts, backoff, backoff_max, "
-    "retention, dead_retention, notify, dead_letter, durable_claims, created_at) "
-    "VALUES ($1, $2, $3, false, $4, $5, $6, $7, $8, $9, $10, $11, $12, "
+    "retention, dead_retention, notify, dead_letter, durable_claims, events_topic, created_at) "
+    "VALUES ($1, $2, $3, false, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, "
     "pg_catalog.clock_timestamp())",
     {INT4OID, TEXTOID, INT8OID, INTERVALOID, INT4OID, INTERVALOID, INTERVALOID, INTERVALOID,
-     INTERVALOID, TEXTOID, INT4OID, BOOLOID},
+     INTERVALOID, TEXTOID, INT4OID, BOOLOID, INT4OID},
     nullptr};
 static constinit pg::Statement insert_stage{
     "INSERT INTO pgjobs.stage (queue_id, number, name) VALUES ($1, $2, $3)",
@@ -172,7 +154,7 @@ static void prepare_history(FunctionCallInfo fcinfo, int retention_argument, Tim
 }
 
 // pgjobs.create_queue(name, stages, lease, max_attempts, backoff, backoff_max, retention,
-// dead_retention, notify, dead_letter, durable_claims) -> void
+// dead_retention, notify, events_topic, dead_letter, durable_claims) -> void
 PGJOBS_FUNCTION(create_queue) {
     char *name = pg::required_string(fcinfo, 0, "name");
     check_name(name, "queue");
@@ -183,9 +165,12 @@ PGJOBS_FUNCTION(create_queue) {
     pg::Value letter{};
     if (options.dead_letter != nullptr)
         letter = pg::value(dead_letter_id(options.dead_letter, id));
+    pg::Value events{};
+    if (options.events_topic != nullptr)
+        events = pg::value(events_topic_id(options.events_topic));
     Oid creator = GetUserId();
     pg::as_owner([&] {
-        int64 home = home_of_new_queue();
+        int64 home = home::of_new();
         if (find_queue(name) != nullptr)
             ereport(ERROR, errcode(ERRCODE_DUPLICATE_OBJECT),
                     errmsg("queue \"%s\" already exists", name),
@@ -201,13 +186,14 @@ PGJOBS_FUNCTION(create_queue) {
                                  options.dead_retention,
                                  options.notify,
                                  letter,
-                                 options.durable_claims};
+                                 options.durable_claims,
+                                 events};
         pg::run(&insert_queue, row);
         if (options.stages.data == nullptr)
             pg::run(&insert_stage, pg::value(id), pg::value(static_cast<int16>(1)),
                     pg::value("work"));
         insert_stages(id, options.stages, 0);
-        acl::grant(id, creator, all_rights);
+        acl::grant(acl::queues, id, creator, all_rights);
         TimestampTz now = GetCurrentTimestamp();
         prepare_history(fcinfo, 6, now);
         prepare_history(fcinfo, 7, now);
@@ -222,9 +208,11 @@ static constinit pg::Statement update_queue{
     "backoff_max = COALESCE($5, backoff_max), retention = COALESCE($6, retention), "
     "dead_retention = COALESCE($7, dead_retention), notify = COALESCE($8, notify), "
     "dead_letter = CASE WHEN $9 IS NULL THEN dead_letter WHEN $9 = 0 THEN NULL ELSE $9 END, "
-    "durable_claims = COALESCE($10, durable_claims) WHERE id = $1",
+    "durable_claims = COALESCE($10, durable_claims), "
+    "events_topic = CASE WHEN $11 IS NULL THEN events_topic WHEN $11 = 0 THEN NULL ELSE $11 END "
+    "WHERE id = $1",
     {INT4OID, INTERVALOID, INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID, TEXTOID,
-     INT4OID, BOOLOID},
+     INT4OID, BOOLOID, INT4OID},
     nullptr};
 
 // Jobs carry the numbers of stages: the ones that are there stay where they are.
@@ -260,12 +248,22 @@ PGJOBS_FUNCTION(alter_queue) {
     if (options.dead_letter != nullptr)
         letter = pg::value(
             options.dead_letter[0] == '\0' ? 0 : dead_letter_id(options.dead_letter, queue->id));
+    pg::Value events{};
+    if (options.events_topic != nullptr)
+        events =
+            pg::value(options.events_topic[0] == '\0' ? 0 : events_topic_id(options.events_topic));
     pg::as_owner([&] {
-        const pg::Value values[] = {
-            pg::value(queue->id),   options.lease,       options.max_attempts,
-            options.backoff,        options.backoff_max, options.retention,
-            options.dead_retention, options.notify,      letter,
-            options.durable_claims};
+        const pg::Value values[] = {pg::value(queue->id),
+                                    options.lease,
+                                    options.max_attempts,
+                                    options.backoff,
+                                    options.backoff_max,
+                                    options.retention,
+                                    options.dead_retention,
+                                    options.notify,
+                                    letter,
+                                    options.durable_claims,
+                                    events};
         pg::run(&update_queue, values);
         insert_stages(queue->id, options.stages, queue->stage_count);
         TimestampTz now = GetCurrentTimestamp();
@@ -372,6 +370,8 @@ static constinit pg::Statement delete_acl{
     "DELETE FROM pgjobs.acl WHERE queue_id = $1", {INT4OID}, nullptr};
 static constinit pg::Statement delete_stages{
     "DELETE FROM pgjobs.stage WHERE queue_id = $1", {INT4OID}, nullptr};
+static constinit pg::Statement delete_feeds{
+    "DELETE FROM pgjobs.feed WHERE queue_id = $1", {INT4OID}, nullptr};
 static constinit pg::Statement delete_queue{
     "DELETE FROM pgjobs.queue WHERE id = $1", {INT4OID}, nullptr};
 
@@ -410,35 +410,11 @@ PGJOBS_FUNCTION(drop_queue) {
         pg::run(&delete_history, id);
         pg::run(&delete_acl, id);
         pg::run(&delete_stages, id);
+        pg::run(&delete_feeds, id);
         pg::run(&delete_queue, id);
     });
     changes::queue_dropped(queue->id); // who waits learns that it is gone
     PG_RETURN_BOOL(true);
-}
-
-// ---- quarantine ----
-
-static constinit pg::Statement delete_strange_homes{
-    "DELETE FROM pgjobs.home WHERE database <> $1", {OIDOID}, nullptr};
-static constinit pg::Statement adopt_queues{
-    "UPDATE pgjobs.queue SET home = $1 WHERE home <> $1", {INT8OID}, nullptr};
-
-// pgjobs.resume() -> void
-PGJOBS_FUNCTION(resume) {
-    pg::require_writable("pgjobs.resume()");
-    require_administrator("end a quarantine");
-    pg::as_owner([] {
-        LockRelationOid(relations()->queue, ShareRowExclusiveLock);
-        pg::run(&delete_strange_homes, pg::oid_value(MyDatabaseId));
-        int64 home = pg::run(&select_home, pg::oid_value(MyDatabaseId)) > 0 ? pg::int64_at(0, 1)
-                                                                            : insert_new_home();
-        if (pg::run(&adopt_queues, pg::value(home)) > 0)
-            acl::find_roles_again();
-        TimestampTz next = never;
-        history::keep(GetCurrentTimestamp(), &next);
-    });
-    changes::everything_changed();
-    PG_RETURN_VOID();
 }
 
 } // namespace pgjobs

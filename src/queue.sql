@@ -28,6 +28,7 @@ CREATE TABLE pgjobs.queue (
     dead_retention interval NOT NULL,
     notify text NOT NULL,
     dead_letter integer,
+    events_topic integer,
     durable_claims boolean NOT NULL,
     created_at timestamptz NOT NULL,
     CONSTRAINT queue_pkey PRIMARY KEY (id),
@@ -46,6 +47,7 @@ COMMENT ON COLUMN pgjobs.queue.retention IS 'How long completed and cancelled jo
 COMMENT ON COLUMN pgjobs.queue.dead_retention IS 'How long dead jobs are kept.';
 COMMENT ON COLUMN pgjobs.queue.notify IS 'off, wakeup or events.';
 COMMENT ON COLUMN pgjobs.queue.dead_letter IS 'Id of the queue that receives a copy of each dead job.';
+COMMENT ON COLUMN pgjobs.queue.events_topic IS 'Id of the topic to which every change of a job''s state is published.';
 COMMENT ON COLUMN pgjobs.queue.durable_claims IS 'Claims wait for the disk as the session says.';
 COMMENT ON COLUMN pgjobs.queue.created_at IS 'When the queue was made.';
 COMMENT ON CONSTRAINT queue_pkey ON pgjobs.queue IS 'Each number once.';
@@ -126,13 +128,14 @@ CREATE FUNCTION pgjobs.create_queue(
     retention interval DEFAULT '1 day',
     dead_retention interval DEFAULT '7 days',
     notify text DEFAULT 'wakeup',
+    events_topic text DEFAULT NULL,
     dead_letter text DEFAULT NULL,
     durable_claims boolean DEFAULT false)
 RETURNS void
 LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'pgjobs_create_queue';
-COMMENT ON FUNCTION pgjobs.create_queue(text, text[], interval, bigint, interval, interval, interval, interval, text, text, boolean) IS
-'Makes a queue. stages: names in the order a job passes them; NULL is one stage "work". Retry n waits backoff * 2^(n-1), at most backoff_max, times 50 to 100 percent. retention, dead_retention: how long finished jobs are kept; 0 does not keep them. notify: off, wakeup or events. dead_letter: queue that receives a copy of each dead job. Errors: 42710 name taken, 22023 bad name or value, 42704 no such dead-letter queue.';
+COMMENT ON FUNCTION pgjobs.create_queue(text, text[], interval, bigint, interval, interval, interval, interval, text, text, text, boolean) IS
+'Makes a queue. stages: names in the order a job passes them; NULL is one stage "work". Retry n waits backoff * 2^(n-1), at most backoff_max, times 50 to 100 percent. retention, dead_retention: how long finished jobs are kept; 0 does not keep them. notify: off, wakeup or events. events_topic: topic to which every change of a job''s state is published, in the same transaction. dead_letter: queue that receives a copy of each dead job. Errors: 42710 name taken, 22023 bad name or value, 42704 no such dead-letter queue or topic.';
 
 CREATE FUNCTION pgjobs.alter_queue(
     name text,
@@ -144,13 +147,14 @@ CREATE FUNCTION pgjobs.alter_queue(
     retention interval DEFAULT NULL,
     dead_retention interval DEFAULT NULL,
     notify text DEFAULT NULL,
+    events_topic text DEFAULT NULL,
     dead_letter text DEFAULT NULL,
     durable_claims boolean DEFAULT NULL)
 RETURNS void
 LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'pgjobs_alter_queue';
-COMMENT ON FUNCTION pgjobs.alter_queue(text, text[], interval, bigint, interval, interval, interval, interval, text, text, boolean) IS
-'Changes the options that are given; NULL leaves an option as it is. stages: the whole list; new ones may only follow the old ones. dead_letter: empty text removes it. A changed retention holds for jobs that finish later. Errors: 42704 no such queue, 22023 bad value.';
+COMMENT ON FUNCTION pgjobs.alter_queue(text, text[], interval, bigint, interval, interval, interval, interval, text, text, text, boolean) IS
+'Changes the options that are given; NULL leaves an option as it is. stages: the whole list; new ones may only follow the old ones. dead_letter, events_topic: empty text removes it. A changed retention holds for jobs that finish later. Errors: 42704 no such queue, 22023 bad value.';
 
 CREATE FUNCTION pgjobs.drop_queue(name text, force boolean DEFAULT false)
 RETURNS boolean

@@ -8,6 +8,7 @@ namespace pgjobs::settings {
 extern char *databases;   // only these databases get a worker; empty: all with the extension
 extern int max_databases; // databases with their own place in shared memory
 extern int max_queues;    // queues with their own place in shared memory, over all databases
+extern int max_topics;    // topics with their own place in shared memory, over all databases
 extern int max_leases;    // running jobs with their own place in shared memory
 extern int event_buffer;  // events that wait to be sent, per database
 extern int max_payload;   // largest payload or headers of a job, bytes

@@ -10,6 +10,8 @@ Event *events;
 QueueHints *queue_hints;
 StageHints *stage_hints;
 StageScan *stage_scans;
+TopicEnd *topic_ends;
+Publisher *publishers;
 pg_atomic_uint32 *announcers;
 pg_atomic_uint32 *reapers;
 HTAB *leases;
@@ -34,13 +36,15 @@ static void request() {
     RequestAddinShmemSpace(bytes(sizeof(QueueHints), settings::max_queues));
     RequestAddinShmemSpace(bytes(sizeof(StageHints), settings::max_queues));
     RequestAddinShmemSpace(bytes(sizeof(StageScan), process_count()));
+    RequestAddinShmemSpace(bytes(sizeof(TopicEnd), settings::max_topics));
+    RequestAddinShmemSpace(bytes(sizeof(Publisher), process_count()));
     RequestAddinShmemSpace(bytes(sizeof(pg_atomic_uint32), process_count()));
     RequestAddinShmemSpace(bytes(sizeof(pg_atomic_uint32), process_count()));
     RequestAddinShmemSpace(hash_estimate_size(settings::max_leases, sizeof(Lease)));
     RequestAddinShmemSpace(bytes(sizeof(Waiter), process_count()));
     RequestAddinShmemSpace(bytes(sizeof(pg_atomic_uint64), process_count()));
     RequestAddinShmemSpace(bytes(sizeof(Pin), pin_count()));
-    RequestNamedLWLockTranche("pgjobs", 5);
+    RequestNamedLWLockTranche("pgjobs", 6);
 }
 
 static void set_up_databases() {
@@ -68,6 +72,7 @@ static void set_up_shared() {
     shared->leases_lock = &tranche[2].lock;
     shared->waiters_lock = &tranche[3].lock;
     shared->stages_lock = &tranche[4].lock;
+    shared->topics_lock = &tranche[5].lock;
     pg_atomic_init_u32(&shared->pins_used, 0);
     if (!pg_strong_random(&shared->epoch, sizeof(shared->epoch)))
         elog(FATAL, "pgjobs could not get random bytes");
@@ -116,6 +121,11 @@ static void startup() {
         for (int i = 0; i < settings::max_queues; i++)
             SpinLockInit(&stage_hints[i].lock);
     stage_scans = array<StageScan>("pgjobs scans", sizeof(StageScan), process_count(), &found);
+    topic_ends = array<TopicEnd>("pgjobs topics", sizeof(TopicEnd), settings::max_topics, &found);
+    if (!found)
+        for (int i = 0; i < settings::max_topics; i++)
+            SpinLockInit(&topic_ends[i].lock);
+    publishers = array<Publisher>("pgjobs publishers", sizeof(Publisher), process_count(), &found);
     announcers = array<pg_atomic_uint32>("pgjobs announcers", sizeof(pg_atomic_uint32),
                                          process_count(), &found);
     if (!found)

@@ -4,6 +4,7 @@
 
 #include "core/depth.hpp"
 #include "core/frontier.hpp"
+#include "core/positions.hpp"
 #include "core/state.hpp"
 #include "pg/scope.hpp"
 
@@ -18,7 +19,8 @@ enum Work : uint32 {
     work_sessions = 4,  // a session that holds jobs has ended
     work_rescan = 8,    // hints were lost: look at the tables
     work_prepared = 16, // a prepared transaction has touched jobs
-    work_count = 32     // jobs are to be counted
+    work_count = 32,    // jobs are to be counted
+    work_deliver = 64   // messages were published to a topic that a queue subscribes to
 };
 
 // One database that has, or may have, the extension. Found by `oid`; a place is never moved, so an
@@ -95,6 +97,33 @@ struct StageScan {
     core::Scan scan; // [lock of the place]
 };
 
+// Where the log of a topic ends; see log.hpp. Unlike the rest this is no hint: who publishes takes
+// positions here, and blocks of them come from the topic's sequence. A place is taken under the
+// topics lock; everything in it is guarded by its own spinlock, and so is the Publisher of a
+// process that names it.
+struct TopicEnd {
+    slock_t lock;
+    Oid database; // InvalidOid: free
+    Oid log;      // the table: a new extension counts its topics from 1 again
+    int32 topic;
+    int32 segment;    // where new messages go
+    Oid leaf;         // its table
+    int32 publishers; // processes that have taken positions and not yet written the rows
+    bool fed;         // a queue subscribes to it: who publishes calls the worker
+    core::Positions positions;
+    int64 settled;         // all up to here are known to be committed or holes
+    TimestampTz latest;    // published_at of the last message: times never go back
+    TimestampTz rotate_at; // the segment is full then; never while it is empty
+    int64 span;            // time that a segment is written to
+};
+
+// A process that has taken positions and not yet written all of their rows; indexed by its place
+// in the process array. [lock of the place]
+struct Publisher {
+    int32 place; // in topic_ends, from 1; 0: none
+    int64 lowest;
+};
+
 // A running job, so that the reaper finds it without a scan. [leases lock]
 struct LeaseKey {
     int64 job;
@@ -109,13 +138,20 @@ struct Lease {
     int32 reaper;           // process that is taking the job back, by its place from 1; see reapers
 };
 
-// A session in wait or await; indexed by its place in the process array. [waiters lock]
+// What a session waits for; 0 what does not matter.
+struct Purpose {
+    int64 job; // await
+    int32 queue;
+    int32 topic; // wait_message
+    int32 subscription;
+    int16 stage; // of the queue; 0: any
+};
+
+// A session that waits; indexed by its place in the process array. [waiters lock]
 struct Waiter {
     Oid database; // InvalidOid: not waiting
-    int32 queue;
-    int16 stage;       // 0: any
+    Purpose purpose;
     bool woken;        // a commit has called this one
-    int64 job;         // await: the job; wait: 0
     uint64 ticket;     // order of arrival
     TimestampTz check; // look again at this time, if nobody calls before; never otherwise
 };
@@ -150,6 +186,7 @@ struct Shared {
     LWLock *leases_lock;
     LWLock *waiters_lock;
     LWLock *stages_lock;
+    LWLock *topics_lock;
     int64 epoch;               // random, new with every start of the server; read-only
     pg_atomic_uint32 launcher; // procno + 1 of the launcher, 0 without
     pg_atomic_uint32 rescan;   // bits of Rescan: databases came or went
@@ -169,6 +206,8 @@ extern Event *events;                // settings::event_buffer per database
 extern QueueHints *queue_hints;      // settings::max_queues, open addressing
 extern StageHints *stage_hints;      // settings::max_queues, open addressing
 extern StageScan *stage_scans;       // shared->procs
+extern TopicEnd *topic_ends;         // settings::max_topics
+extern Publisher *publishers;        // shared->procs
 extern pg_atomic_uint32 *announcers; // shared->procs: top xid that will announce what it touched
 extern pg_atomic_uint32 *reapers;    // shared->procs: 1 while a transaction takes jobs back
 extern HTAB *leases;                 // settings::max_leases

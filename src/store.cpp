@@ -55,7 +55,7 @@ Relation open_relation(Oid oid, LOCKMODE mode) {
     return relation;
 }
 
-Table *open(Oid oid) {
+Table *open(Oid oid, Kind kind) {
     bool pushed = push_snapshot();
     Relation relation = open_relation(oid, RowExclusiveLock);
     MemoryContext context =
@@ -65,11 +65,11 @@ Table *open(Oid oid) {
         table->relation = relation;
         table->context = context;
         table->snapshot = pushed;
-        table->is_jobs = oid == relations()->job;
-        const direct::Layout *layout =
-            table->is_jobs ? direct::layout_of_jobs(relation) : direct::layout_of_leaf(relation);
+        table->kind = kind;
+        const direct::Layout *layout = direct::layout_of(relation, kind);
+        table->known = *layout;
         if (layout->direct)
-            table->layout = layout;
+            table->layout = &table->known;
         else
             set_up_executor(table);
         TupleDesc shape = RelationGetDescr(relation);
@@ -83,7 +83,7 @@ Table *open(Oid oid) {
 }
 
 void close(Table *table) {
-    write_added(table);
+    flush(table);
     if (table->layout == nullptr)
         end_executor(table);
     if (table->id_scan != nullptr)
@@ -105,7 +105,7 @@ void close(Table *table) {
 }
 
 Table *open_jobs() {
-    Table *jobs = open(relations()->job);
+    Table *jobs = open(relations()->job, Kind::jobs);
     if (RelationGetNumberOfAttributes(jobs->relation) < job_columns)
         ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                 errmsg("the installed version of extension \"pgjobs\" is too old for its library"),

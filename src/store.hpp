@@ -74,6 +74,13 @@ enum class Past : int {
 constexpr int history_columns = static_cast<int>(Past::attempts);
 constexpr int history_not_null = 12;
 
+// Columns of pgjobs.log, in the order of topic.sql.
+enum class Line : int { position = 1, published_at, segment, payload, key, headers };
+constexpr int log_columns = static_cast<int>(Line::headers);
+constexpr int log_not_null = 4;
+
+using direct::Kind;
+
 // A row that has been added and not written yet.
 struct Added {
     HeapTuple tuple;
@@ -86,7 +93,8 @@ struct Added {
 struct Table {
     Relation relation;
     const direct::Layout *layout; // nullptr: through the executor
-    bool is_jobs;
+    direct::Layout known;         // what it points to
+    Kind kind;
     MemoryContext context;                 // of everything here
     EState *estate;                        // executor only
     ResultRelInfo *info;                   // executor only
@@ -114,8 +122,11 @@ struct Table {
 // Opens a table of ours with ROW EXCLUSIVE; everything it needs goes with the transaction if an
 // error is raised. close() writes what is still to be written, fires the AFTER triggers and makes
 // the changes visible to what follows.
-Table *open(Oid oid);
+Table *open(Oid oid, Kind kind);
 void close(Table *table);
+
+// Writes what is still to be written now.
+void flush(Table *table);
 
 // Runs `body(Table *)` on pgjobs.job.
 Table *open_jobs();
@@ -155,6 +166,7 @@ void set(Table *table, int column, Datum value);
 void set_null(Table *table, int column);
 inline void set(Table *t, Col c, Datum v) { set(t, static_cast<int>(c), v); }
 inline void set(Table *t, Past c, Datum v) { set(t, static_cast<int>(c), v); }
+inline void set(Table *t, Line c, Datum v) { set(t, static_cast<int>(c), v); }
 inline void set_null(Table *t, Col c) { set_null(t, static_cast<int>(c)); }
 
 void insert(Table *table); // the row under construction

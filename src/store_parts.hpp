@@ -25,7 +25,4 @@ inline Relation index_by(Table *jobs, direct::By by) {
 changes::Facts facts_new(Table *jobs);
 changes::Facts facts_set(Table *jobs, const changes::Facts &before);
 
-// Writes the rows that were inserted and are not written yet.
-void write_added(Table *table);
-
 } // namespace pgjobs::store

@@ -3,7 +3,9 @@
 #include "count.hpp"
 #include "frontier.hpp"
 #include "lease.hpp"
+#include "log.hpp"
 #include "notify.hpp"
+#include "outbox.hpp"
 #include "pending.hpp"
 #include "prepared.hpp"
 #include "presence.hpp"
@@ -44,6 +46,8 @@ static void tell_leases(Database *database) {
 }
 
 static void tell_queues(Database *database) {
+    if (pending.queues.count == 0 && pending.events.count == 0)
+        return;
     bool send = false;
     LWLockAcquire(shared->events_lock, LW_EXCLUSIVE);
     for (int i = 0; i < pending.queues.count; i++) {
@@ -152,16 +156,43 @@ static void begin_stages() {
     }
 }
 
+// Readers were held up before our messages; now they may go on, or over the holes that we leave.
+static void tell_readers(Database *database, int level) {
+    bool fed = false;
+    for (int i = pending.topics.count; i > 0 && pending.topics.data[i - 1].level >= level; i--) {
+        int32 topic = pending.topics.data[i - 1].topic;
+        if (pg_atomic_read_u32(&database->waiters) != 0)
+            wait::wake_readers(database->oid, topic);
+        fed |= log::is_fed(topic);
+    }
+    if (fed)
+        request_work(database, work_deliver);
+}
+
+static void tell_segments() {
+    for (int i = 0; i < pending.segments.count; i++) {
+        const SegmentEntry *entry = &pending.segments.data[i];
+        if (entry->segment == 0)
+            log::drop(MyDatabaseId, entry->topic);
+        else
+            log::move_to(entry->topic, entry->segment, entry->leaf, entry->span);
+    }
+}
+
 // What is undone from this level on leaves ready jobs ready. Whoever passed them while they were
 // locked must look again.
 static void tell_undone(int level) {
     frontier::leave();
+    log::leave(level);
     if (has_locked_rows() || has_changed_rows(level))
         frontier::forget_all(MyDatabaseId);
     else
         tell_frontier(level, false, false);
     Database *database = pending.database;
-    if (database == nullptr || pg_atomic_read_u32(&database->waiters) == 0)
+    if (database == nullptr)
+        return;
+    tell_readers(database, level);
+    if (pg_atomic_read_u32(&database->waiters) == 0)
         return;
     for (int i = pending.queues.count; i > 0 && pending.queues.data[i - 1].level >= level; i--) {
         const QueueTally *tally = &pending.queues.data[i - 1];
@@ -178,7 +209,7 @@ static Database *rules_changed_in;
 static bool home_changed;
 
 static void note_rules() {
-    bool changed = pending.everything.level > 0;
+    bool changed = pending.everything.level > 0 || pending.segments.count > 0;
     for (int i = 0; i < pending.queues.count; i++)
         changed |= pending.queues.data[i].stage == 0 && pending.queues.data[i].ready > 0;
     rules_changed_in = changed ? pending.database : nullptr;
@@ -224,15 +255,17 @@ static void tell() {
     else
         tell_frontier(1, true, false); // before anybody is woken
     tell_figures(database);
+    tell_segments();
     tell_catalog(database);
     if (database == nullptr)
         return; // no place in shared memory: pgjobs.max_databases
     tell_leases(database);
     tell_waiters(database); // who is woken may run before this process goes on
+    tell_readers(database, 1);
     tell_queues(database);
     if (pending.everything.level > 0) {
         pg_atomic_write_u32(&database->notify_all, 1);
-        request_work(database, work_notify | work_rescan);
+        request_work(database, work_notify | work_rescan | work_deliver);
     }
     if (pending.next_due != never)
         lower_next_due(database, pending.next_due);
@@ -276,6 +309,7 @@ static void at_transaction(XactEvent event, void *) {
     }
     switch (event) {
     case XACT_EVENT_PRE_COMMIT:
+        outbox::publish_all();
         begin_stages();
         relax_commit();
         break;
@@ -284,6 +318,7 @@ static void at_transaction(XactEvent event, void *) {
             ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
                     errmsg("cannot prepare a transaction that holds jobs for this session"),
                     errhint("Claim with a lease instead of hold => true."));
+        outbox::publish_all();
         pin(); // before COMMIT PREPARED can be
         break;
     case XACT_EVENT_PREPARE:
@@ -324,17 +359,24 @@ static void at_subtransaction(SubXactEvent event, SubTransactionId, SubTransacti
         cut(&pending.leases, level);
         cut(&pending.finished, level);
         cut(&pending.stages, level);
+        cut(&pending.topics, level);
+        cut(&pending.segments, level);
+        cut(&pending.outbox, level);
         for (Mark *mark : marks)
             if (mark->level >= level)
                 mark->level = 0;
         forget_own_reached();
         final_state = State::ready;
+        error = nullptr;
     } else if (event == SUBXACT_EVENT_COMMIT_SUB) {
         merge_tallies(level);
         hand_up(&pending.events, level);
         hand_up(&pending.leases, level);
         hand_up(&pending.finished, level);
         hand_up(&pending.stages, level);
+        hand_up(&pending.topics, level);
+        hand_up(&pending.segments, level);
+        hand_up(&pending.outbox, level);
         for (Mark *mark : marks)
             if (mark->level >= level)
                 mark->level = level - 1;

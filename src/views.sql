@@ -198,6 +198,7 @@ SELECT
     q.dead_retention,
     q.notify,
     (SELECT d.name FROM pgjobs.queue d WHERE d.id OPERATOR(pg_catalog.=) q.dead_letter) AS dead_letter,
+    (SELECT t.name FROM pgjobs.topic t WHERE t.id OPERATOR(pg_catalog.=) q.events_topic) AS events_topic,
     q.durable_claims,
     q.created_at,
     f.blocked,
@@ -228,6 +229,7 @@ COMMENT ON COLUMN pgjobs.queues.retention IS 'How long completed and cancelled j
 COMMENT ON COLUMN pgjobs.queues.dead_retention IS 'How long dead jobs are kept.';
 COMMENT ON COLUMN pgjobs.queues.notify IS 'off, wakeup or events.';
 COMMENT ON COLUMN pgjobs.queues.dead_letter IS 'The queue that receives a copy of each dead job.';
+COMMENT ON COLUMN pgjobs.queues.events_topic IS 'The topic to which every change of a job''s state is published.';
 COMMENT ON COLUMN pgjobs.queues.durable_claims IS 'Whether claims wait for the disk as the session says.';
 COMMENT ON COLUMN pgjobs.queues.created_at IS 'When the queue was made.';
 COMMENT ON COLUMN pgjobs.queues.blocked IS 'Jobs that wait for others.';
@@ -264,3 +266,79 @@ COMMENT ON COLUMN pgjobs.workers.stage IS 'The stage.';
 COMMENT ON COLUMN pgjobs.workers.running IS 'Jobs that it has.';
 COMMENT ON COLUMN pgjobs.workers.oldest_started_at IS 'When the oldest of them began.';
 COMMENT ON COLUMN pgjobs.workers.next_lease_expires_at IS 'When the first of their leases ends.';
+
+CREATE VIEW pgjobs.topics WITH (security_barrier = true) AS
+SELECT
+    t.name,
+    t.retention,
+    NOT EXISTS (SELECT FROM pgjobs.home m
+        WHERE m.id OPERATOR(pg_catalog.=) t.home AND m.database OPERATOR(pg_catalog.=)
+            (SELECT d.oid FROM pg_catalog.pg_database d
+             WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) AS quarantined,
+    f.first_position,
+    f.last_position,
+    f.first_published_at,
+    t.pruned_to,
+    (SELECT pg_catalog.count(*) FROM pgjobs.segment s WHERE s.topic_id OPERATOR(pg_catalog.=) t.id)
+        AS segments,
+    (SELECT pg_catalog.count(*) FROM pgjobs.subscription s WHERE s.topic_id OPERATOR(pg_catalog.=) t.id)
+        OPERATOR(pg_catalog.+)
+    (SELECT pg_catalog.count(*) FROM pgjobs.feed s WHERE s.topic_id OPERATOR(pg_catalog.=) t.id)
+        AS subscriptions,
+    t.created_at
+FROM pgjobs.topic t
+CROSS JOIN LATERAL pgjobs._topic_figures(t.id) f
+WHERE t.id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_topics())::integer[]);
+COMMENT ON VIEW pgjobs.topics IS
+'Topics you may monitor, subscribe to or own: settings and the ends of their logs.';
+COMMENT ON COLUMN pgjobs.topics.name IS 'The name that clients use.';
+COMMENT ON COLUMN pgjobs.topics.retention IS 'How long messages are kept at least.';
+COMMENT ON COLUMN pgjobs.topics.quarantined IS 'Whether nothing is received from it until resume, because this is a copied database.';
+COMMENT ON COLUMN pgjobs.topics.first_position IS 'Position of the oldest message that can be read; NULL without any, and on a standby.';
+COMMENT ON COLUMN pgjobs.topics.last_position IS 'Every position up to here was published or never will be; NULL on a standby.';
+COMMENT ON COLUMN pgjobs.topics.first_published_at IS 'When the oldest message was published.';
+COMMENT ON COLUMN pgjobs.topics.pruned_to IS 'Messages up to here were dropped by retention; 0: none.';
+COMMENT ON COLUMN pgjobs.topics.segments IS 'Parts of the log, each a table of its own.';
+COMMENT ON COLUMN pgjobs.topics.subscriptions IS 'Subscriptions, those of queues too.';
+COMMENT ON COLUMN pgjobs.topics.created_at IS 'When the topic was made.';
+
+CREATE VIEW pgjobs.subscriptions WITH (security_barrier = true) AS
+WITH place AS (
+    SELECT s.name, s.topic_id, NULL::integer AS queue_id, s.position, s.reader, s.lease_expires_at,
+        NULL::text AS key_pattern, s.created_at
+    FROM pgjobs.subscription s
+    UNION ALL
+    SELECT NULL, f.topic_id, f.queue_id, f.position, NULL, NULL, f.key_pattern, f.created_at
+    FROM pgjobs.feed f
+)
+SELECT
+    p.name,
+    t.name AS topic,
+    q.name AS queue,
+    p.key_pattern,
+    p.position,
+    l.messages AS lag_messages,
+    CASE
+        WHEN l.messages OPERATOR(pg_catalog.=) 0 THEN '0'::interval
+        ELSE pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) l.since
+    END AS lag_time,
+    CASE WHEN p.lease_expires_at IS NOT NULL THEN p.reader END AS reader,
+    p.lease_expires_at,
+    p.created_at
+FROM place p
+JOIN pgjobs.topic t ON t.id OPERATOR(pg_catalog.=) p.topic_id
+LEFT JOIN pgjobs.queue q ON q.id OPERATOR(pg_catalog.=) p.queue_id
+CROSS JOIN LATERAL pgjobs._lag(p.topic_id, p.position) l
+WHERE t.id OPERATOR(pg_catalog.=) ANY ((SELECT pgjobs._visible_topics())::integer[]);
+COMMENT ON VIEW pgjobs.subscriptions IS
+'Subscriptions to the topics you may monitor, subscribe to or own, those of queues too: where they stand and how far behind they are.';
+COMMENT ON COLUMN pgjobs.subscriptions.name IS 'The name that clients use; NULL for a queue''s.';
+COMMENT ON COLUMN pgjobs.subscriptions.topic IS 'The topic.';
+COMMENT ON COLUMN pgjobs.subscriptions.queue IS 'The queue that gets a job for each message; NULL for a subscription that clients receive from.';
+COMMENT ON COLUMN pgjobs.subscriptions.key_pattern IS 'LIKE pattern that the keys must match; NULL: all messages.';
+COMMENT ON COLUMN pgjobs.subscriptions.position IS 'Messages up to here are acknowledged, or have their job.';
+COMMENT ON COLUMN pgjobs.subscriptions.lag_messages IS 'Positions behind that, holes included; 0 if there is no message behind it. NULL on a standby.';
+COMMENT ON COLUMN pgjobs.subscriptions.lag_time IS 'How long ago the first message behind it was published; 0 without one. NULL on a standby.';
+COMMENT ON COLUMN pgjobs.subscriptions.reader IS 'application_name of who has the lease; NULL without one.';
+COMMENT ON COLUMN pgjobs.subscriptions.lease_expires_at IS 'End of the lease; NULL without one.';
+COMMENT ON COLUMN pgjobs.subscriptions.created_at IS 'When it was made.';

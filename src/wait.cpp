@@ -17,9 +17,13 @@ constexpr int64 baton = 50 * 1000;
 
 // ---- waking; under the waiters lock ----
 
-static bool matches(const Waiter *waiter, Oid database, int32 queue, int16 stage) {
-    return waiter->database == database && waiter->job == 0 && waiter->queue == queue &&
-           (stage == 0 || waiter->stage == 0 || waiter->stage == stage);
+// Whether the waiter waits for such a thing. What is 0 in it may be anything.
+static bool matches(const Waiter *waiter, Oid database, const Purpose &thing) {
+    const Purpose &purpose = waiter->purpose;
+    return waiter->database == database && purpose.job == thing.job &&
+           purpose.queue == thing.queue && purpose.topic == thing.topic &&
+           (thing.stage == 0 || purpose.stage == 0 || purpose.stage == thing.stage) &&
+           (thing.subscription == 0 || purpose.subscription == thing.subscription);
 }
 
 static void wake(Waiter *waiter) {
@@ -28,11 +32,11 @@ static void wake(Waiter *waiter) {
 }
 
 // The longest waiting one that has not been woken yet, or nullptr.
-static Waiter *next_waiter(Oid database, int32 queue, int16 stage) {
+static Waiter *next_waiter(Oid database, const Purpose &thing) {
     Waiter *next = nullptr;
     for (int i = 0; i < shared->procs; i++) {
         Waiter *waiter = &waiters[i];
-        if (matches(waiter, database, queue, stage) && !waiter->woken &&
+        if (matches(waiter, database, thing) && !waiter->woken &&
             (next == nullptr || waiter->ticket < next->ticket))
             next = waiter;
     }
@@ -40,9 +44,12 @@ static Waiter *next_waiter(Oid database, int32 queue, int16 stage) {
 }
 
 void wake_some(Oid database, int32 queue, int16 stage, int64 count) {
+    Purpose thing{};
+    thing.queue = queue;
+    thing.stage = stage;
     LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
     for (; count > 0; count--) {
-        Waiter *waiter = next_waiter(database, queue, stage);
+        Waiter *waiter = next_waiter(database, thing);
         if (waiter == nullptr)
             break;
         wake(waiter);
@@ -50,10 +57,31 @@ void wake_some(Oid database, int32 queue, int16 stage, int64 count) {
     LWLockRelease(shared->waiters_lock);
 }
 
+// Whether nobody has been woken for the same thing, and nobody has waited longer for it.
+static bool is_first(const Waiter *waiter) {
+    for (int i = 0; i < shared->procs; i++) {
+        const Waiter *other = &waiters[i];
+        if (other != waiter && matches(other, waiter->database, waiter->purpose) &&
+            (other->woken || other->ticket < waiter->ticket))
+            return false;
+    }
+    return true;
+}
+
+void wake_readers(Oid database, int32 topic) {
+    Purpose thing{};
+    thing.topic = topic;
+    LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
+    for (int i = 0; i < shared->procs; i++)
+        if (matches(&waiters[i], database, thing) && !waiters[i].woken && is_first(&waiters[i]))
+            wake(&waiters[i]);
+    LWLockRelease(shared->waiters_lock);
+}
+
 void wake_awaiting(Oid database, int64 job) {
     LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
     for (int i = 0; i < shared->procs; i++)
-        if (waiters[i].database == database && waiters[i].job == job)
+        if (waiters[i].database == database && waiters[i].purpose.job == job)
             wake(&waiters[i]);
     LWLockRelease(shared->waiters_lock);
 }
@@ -75,7 +103,7 @@ static Waiter *mine() { return &waiters[pg::my_procno()]; }
 
 static void leave_at_exit(int, Datum) { leave(); }
 
-static Database *enter(int32 queue, int16 stage, int64 job) {
+static void enter(const Purpose &purpose) {
     Database *database = this_database();
     if (database == nullptr)
         ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -86,11 +114,11 @@ static Database *enter(int32 queue, int16 stage, int64 job) {
         exit_watched = true;
     }
     uint64 ticket = pg_atomic_fetch_add_u64(&shared->tickets, 1);
-    pg::locked(shared->waiters_lock, LW_EXCLUSIVE,
-               [&] { *mine() = {database->oid, queue, stage, false, job, ticket, never}; });
+    pg::locked(shared->waiters_lock, LW_EXCLUSIVE, [&] {
+        *mine() = {database->oid, purpose, false, ticket, never};
+    });
     waiting_in = database;
     pg_atomic_fetch_add_u32(&database->waiters, 1);
-    return database;
 }
 
 // A call that nobody answered goes to the next waiter.
@@ -99,8 +127,8 @@ void leave() {
         return;
     LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
     Waiter *waiter = mine();
-    if (waiter->woken && waiter->job == 0) {
-        Waiter *next = next_waiter(waiter->database, waiter->queue, waiter->stage);
+    if (waiter->woken && waiter->purpose.job == 0) {
+        Waiter *next = next_waiter(waiter->database, waiter->purpose);
         if (next != nullptr)
             wake(next);
     }
@@ -114,14 +142,11 @@ void leave() {
 // The client will be told that there is work. If it takes none, the next waiter finds out.
 static void pass_baton() {
     LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
-    const Waiter *waiter = mine();
-    Waiter *next = nullptr;
-    for (int i = 0; i < shared->procs; i++) {
-        Waiter *other = &waiters[i];
-        if (other != waiter && matches(other, waiter->database, waiter->queue, waiter->stage) &&
-            !other->woken && (next == nullptr || other->ticket < next->ticket))
-            next = other;
-    }
+    Waiter *waiter = mine();
+    bool woken = waiter->woken;
+    waiter->woken = true; // not itself
+    Waiter *next = next_waiter(waiter->database, waiter->purpose);
+    waiter->woken = woken;
     if (next != nullptr && next->check == never) {
         next->check = GetCurrentTimestamp() + baton;
         wake_process(static_cast<uint32>(next - waiters) + 1);
@@ -186,7 +211,7 @@ static bool sleep_until_called(const Database *database, uint32 epoch, Timestamp
 }
 
 // These procedures commit, then sleep: they must not commit anybody's work.
-static void refuse_inside_transaction(FunctionCallInfo fcinfo, const char *procedure) {
+void refuse_inside_transaction(FunctionCallInfo fcinfo, const char *procedure) {
     auto *context = reinterpret_cast<CallContext *>(fcinfo->context);
     bool atomic = context == nullptr || !IsA(context, CallContext) || context->atomic;
     if (atomic)
@@ -199,27 +224,52 @@ static void refuse_inside_transaction(FunctionCallInfo fcinfo, const char *proce
                 errdetail("It would commit that work."), errhint("Commit your work first."));
 }
 
-static TimestampTz deadline_of(FunctionCallInfo fcinfo, int argument) {
+TimestampTz deadline_of(FunctionCallInfo fcinfo, int argument) {
     return GetCurrentTimestamp() + pg::required_interval(fcinfo, argument, "timeout", 0);
 }
 
-static Datum return_record(FunctionCallInfo fcinfo, Datum *values, bool *nulls) {
+Datum return_record(FunctionCallInfo fcinfo, Datum *values, bool *nulls) {
     TupleDesc shape;
     if (get_call_result_type(fcinfo, nullptr, &shape) != TYPEFUNC_COMPOSITE)
         elog(ERROR, "return type must be a row type");
     return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(shape), values, nulls));
 }
 
+// If the client has gone, somebody else must take the work.
+static void check_client() {
+    if (MyProcPort == nullptr || pq_check_connection())
+        return;
+    pg::locked(shared->waiters_lock, LW_EXCLUSIVE, [] { mine()->woken = true; });
+    ereport(ERROR, errcode(ERRCODE_CONNECTION_FAILURE), errmsg("the client has gone"));
+}
+
+void look_again_at(TimestampTz at) {
+    pg::locked(shared->waiters_lock, LW_EXCLUSIVE, [&] { mine()->check = Min(mine()->check, at); });
+}
+
+bool until(const Purpose &purpose, TimestampTz deadline, bool (*look)(void *), void *argument) {
+    SPI_connect_ext(SPI_OPT_NONATOMIC);
+    enter(purpose);
+    const Database *database = waiting_in;
+    uint32 epoch = pg_atomic_read_u32(const_cast<pg_atomic_uint32 *>(&database->epoch));
+    bool ready = look(argument);
+    while (!ready && sleep_until_called(database, epoch, deadline))
+        ready = look(argument);
+    if (!ready)
+        ready = look(argument); // what came in the last moment
+    if (ready && purpose.job == 0) {
+        check_client();
+        pass_baton();
+    }
+    leave();
+    SPI_finish();
+    return ready;
+}
+
 // ---- wait ----
 
 // Somebody has a ready job and may give it back without a word: looked at again after this time.
 constexpr int64 doubt = USECS_PER_SEC;
-
-static void look_again_soon() {
-    TimestampTz soon = GetCurrentTimestamp() + doubt;
-    pg::locked(shared->waiters_lock, LW_EXCLUSIVE,
-               [&] { mine()->check = Min(mine()->check, soon); });
-}
 
 static bool queue_has_work(int32 id, int16 stage) {
     AcceptInvalidationMessages(); // the transaction began before the sleep, not after it
@@ -237,16 +287,8 @@ static bool queue_has_work(int32 id, int16 stage) {
         if ((stage == 0 || stage == s) && store::any_ready(id, s, now, &held))
             return true;
     if (held)
-        look_again_soon();
+        look_again_at(GetCurrentTimestamp() + doubt);
     return false;
-}
-
-// If the client has gone, somebody else must take the work.
-static void check_client() {
-    if (MyProcPort == nullptr || pq_check_connection())
-        return;
-    pg::locked(shared->waiters_lock, LW_EXCLUSIVE, [] { mine()->woken = true; });
-    ereport(ERROR, errcode(ERRCODE_CONNECTION_FAILURE), errmsg("the client has gone"));
 }
 
 // pgjobs.wait(queue, timeout, INOUT ready, stage)
@@ -261,20 +303,10 @@ PGJOBS_FUNCTION(wait) {
     int16 number = stage_number(queue, stage);
     int32 id = queue->id;
 
-    SPI_connect_ext(SPI_OPT_NONATOMIC);
-    Database *database = enter(id, number, 0);
-    uint32 epoch = pg_atomic_read_u32(&database->epoch);
-    bool ready = queue_has_work(id, number);
-    while (!ready && sleep_until_called(database, epoch, deadline))
-        ready = queue_has_work(id, number);
-    if (!ready)
-        ready = queue_has_work(id, number); // what came in the last moment
-    if (ready) {
-        check_client();
-        pass_baton();
-    }
-    leave();
-    SPI_finish();
+    Purpose purpose{};
+    purpose.queue = id;
+    purpose.stage = number;
+    bool ready = until(purpose, deadline, [&] { return queue_has_work(id, number); });
 
     Datum value = BoolGetDatum(ready);
     bool null = false;
@@ -331,19 +363,15 @@ PGJOBS_FUNCTION(await) {
     if (queue == nullptr)
         no_such_job(job);
     bool readable = has_right(queue, produce | operate | own); // a monitor learns the state only
-    int32 id = queue->id;
 
     MemoryContext caller = CurrentMemoryContext;
-    SPI_connect_ext(SPI_OPT_NONATOMIC);
-    Database *database = enter(id, 0, job);
-    uint32 epoch = pg_atomic_read_u32(&database->epoch);
-    Finish finish = look(job, readable, caller);
-    while (!finish.finished && sleep_until_called(database, epoch, deadline))
+    Purpose purpose{};
+    purpose.job = job;
+    Finish finish{};
+    until(purpose, deadline, [&] {
         finish = look(job, readable, caller);
-    if (!finish.finished)
-        finish = look(job, readable, caller);
-    leave();
-    SPI_finish();
+        return finish.finished;
+    });
     PG_RETURN_DATUM(return_record(fcinfo, finish.values, finish.nulls));
 }
 

@@ -4,6 +4,7 @@
 #include "fence.hpp"
 #include "lease.hpp"
 #include "life.hpp"
+#include "payload.hpp"
 #include "pg/function.hpp"
 #include "shared.hpp"
 
@@ -42,7 +43,7 @@ static int16 next_of(const Queue *queue, int16 stage, const char *next_stage) {
 PGJOBS_FUNCTION(complete) {
     OneJob job = one_job(fcinfo, "pgjobs.complete()");
     bool result_null = !pg::given(fcinfo, 2);
-    Datum result = result_null ? 0 : life::checked_json(PG_GETARG_DATUM(2), "result");
+    Datum result = result_null ? 0 : checked_json(PG_GETARG_DATUM(2), "result");
     char *next_stage = pg::optional_string(fcinfo, 3);
     State state = store::with_jobs([&](store::Table *jobs) {
         for (;;) {
@@ -79,7 +80,7 @@ static void complete_all(ManyJobs *many, FunctionCallInfo fcinfo, int i) {
         life::Completion completion{};
         completion.result_null = results.data == nullptr || results.nulls[place];
         if (!completion.result_null)
-            completion.result = life::checked_json(results.data[place], "result");
+            completion.result = checked_json(results.data[place], "result");
         completion.stage = next_of(queue, store::get_int16(jobs, Col::stage), nullptr);
         return life::complete(jobs, archive, queue, &completion, now);
     };

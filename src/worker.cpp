@@ -4,6 +4,7 @@
 #include "check.hpp"
 #include "count.hpp"
 #include "duty.hpp"
+#include "feed.hpp"
 #include "history.hpp"
 #include "lease.hpp"
 #include "notify.hpp"
@@ -14,6 +15,7 @@
 #include "setback.hpp"
 #include "settings.hpp"
 #include "shared.hpp"
+#include "topic.hpp"
 
 namespace pgjobs::process {
 
@@ -29,6 +31,9 @@ struct Worker {
     Database *database;
     uint32 epoch;                // of the extension when this worker began
     TimestampTz history_due;     // when the partitions are looked at next
+    TimestampTz topics_looked;   // when the topics were looked at last
+    TimestampTz topics_due;      // when they are to be looked at next
+    TimestampTz deliver_due;     // when messages are to be delivered; never: when somebody calls
     TimestampTz check_due;       // when the frontier may be checked next
     TimestampTz receipts_looked; // when the receipts were looked at last
     TimestampTz receipts_due;    // when they are to be looked at next
@@ -57,7 +62,7 @@ static void leave(int, Datum) {
         pg_atomic_write_u32(&my_database->prepared_lost, 1);
         pg_atomic_write_u32(&my_database->uncounted, 1);
         keep_next_due(my_database, GetCurrentTimestamp());
-        pg_atomic_fetch_or_u32(&my_database->work, work_notify | work_rescan);
+        pg_atomic_fetch_or_u32(&my_database->work, work_notify | work_rescan | work_deliver);
     }
     pg_atomic_write_u32(&my_database->worker, 0);
     pg_atomic_write_u32(&my_database->worker_pid, 0);
@@ -208,9 +213,11 @@ static void send_notifications(Worker *worker) {
 
 // ---- jobs that fail ----
 
-// A duty that works off jobs, in batches. `step` has the contract of duty::promote.
+// A duty that works off jobs, or something like them, in batches. `step` has the contract of
+// duty::promote.
 struct JobDuty {
     const char *activity;
+    const char *thing; // what it works off
     int64 (*step)(TimestampTz now, bool *more, TimestampTz *next);
     setback::Jobs *jobs;
 };
@@ -239,10 +246,11 @@ static void serve_between(Worker *worker) {
 }
 
 static void log_failed(const JobDuty &duty, int64 job, const pg::Failure &failure) {
-    ereport(
-        LOG, errmsg("%s job " INT64_FORMAT " failed: %s", duty.activity, job, failure.message),
-        errdetail("SQLSTATE %s; the job is passed over and tried again, at least once a minute.",
-                  unpack_sql_state(failure.sqlstate)));
+    ereport(LOG,
+            errmsg("%s %s " INT64_FORMAT " failed: %s", duty.activity, duty.thing, job,
+                   failure.message),
+            errdetail("SQLSTATE %s; the %s is passed over and tried again, at least once a minute.",
+                      unpack_sql_state(failure.sqlstate), duty.thing));
 }
 
 // The jobs of a batch that failed, each in a transaction of its own: those that fail alone too are
@@ -273,7 +281,8 @@ static bool one_by_one(Worker *worker, const JobDuty &duty, TimestampTz *next) {
         serve_between(worker);
     }
     if (failures > most_logged)
-        ereport(LOG, errmsg("%s failed for %d more jobs", duty.activity, failures - most_logged));
+        ereport(LOG, errmsg("%s failed for %d more %ss", duty.activity, failures - most_logged,
+                            duty.thing));
     return changed;
 }
 
@@ -320,10 +329,12 @@ static bool in_batches(Worker *worker, const JobDuty &duty, TimestampTz *next) {
     return true;
 }
 
-static setback::Jobs setbacks[3]; // large: not on the stack
-static const JobDuty reaping = {"pgjobs: reaping", lease::reap, &setbacks[0]};
-static const JobDuty promoting = {"pgjobs: promoting", duty::promote, &setbacks[1]};
-static const JobDuty expiring = {"pgjobs: expiring", duty::expire, &setbacks[2]};
+static setback::Jobs setbacks[4]; // large: not on the stack
+static const JobDuty reaping = {"pgjobs: reaping", "job", lease::reap, &setbacks[0]};
+static const JobDuty promoting = {"pgjobs: promoting", "job", duty::promote, &setbacks[1]};
+static const JobDuty expiring = {"pgjobs: expiring", "job", duty::expire, &setbacks[2]};
+static const JobDuty delivering = {"pgjobs: delivering messages of", "feed", feed::deliver,
+                                   &setbacks[3]};
 
 // ---- all of them ----
 
@@ -336,6 +347,29 @@ static bool keep_history(Worker *worker) {
         duty(&worker->backoff, "pgjobs: keeping history", [&] { history::keep(now, &next); });
     worker->history_due = done ? next : GetCurrentTimestamp() + worker->backoff;
     return done;
+}
+
+// A segment that is written to the first time is due later; how much, the publisher says.
+static bool keep_topics(Worker *worker) {
+    TimestampTz now = GetCurrentTimestamp();
+    if (now < worker->topics_due && now < worker->topics_looked + USECS_PER_SEC) {
+        worker->topics_due = Min(worker->topics_due, worker->topics_looked + USECS_PER_SEC);
+        return true;
+    }
+    TimestampTz next = never;
+    bool done = duty(&worker->backoff, "pgjobs: keeping topics",
+                     [&] { pg::as_owner([&] { topic::keep(now, &next); }); });
+    worker->topics_looked = now;
+    worker->topics_due = done ? next : GetCurrentTimestamp() + worker->backoff;
+    return done;
+}
+
+static void deliver(Worker *worker) {
+    TimestampTz next = never;
+    worker->deliver_due = never;
+    if (!in_batches(worker, delivering, &next))
+        next = GetCurrentTimestamp() + worker->backoff;
+    worker->deliver_due = next;
 }
 
 // Only if something was claimed since the last time, and seldom if it takes long: a snapshot that
@@ -421,8 +455,9 @@ static void run_duties(Worker *worker) {
     done &= in_batches(worker, expiring, &next);
     done &= keep_history(worker);
     done &= rotate_receipts(worker);
+    done &= keep_topics(worker);
     done &= check_frontier(worker);
-    next = Min(next, worker->receipts_due);
+    next = Min(next, Min(worker->receipts_due, worker->topics_due));
     if (done)
         worker->backoff = 0;
     else
@@ -453,8 +488,8 @@ static bool may_leave(const Worker *worker, TimestampTz now) {
     int64 idle = settings::idle_exit * USECS_PER_SEC;
     auto next = static_cast<TimestampTz>(pg_atomic_read_u64(&database->next_due));
     return now >= worker->busy_until && worker->notify_due == 0 && worker->count_due == 0 &&
-           pg_atomic_read_u32(&database->waiters) == 0 && (next == never || next - now > idle) &&
-           !holds_leases(database->oid);
+           worker->deliver_due == never && pg_atomic_read_u32(&database->waiters) == 0 &&
+           (next == never || next - now > idle) && !holds_leases(database->oid);
 }
 
 // Gives up the place; false if work has come in the same moment.
@@ -480,6 +515,7 @@ static long time_to_sleep(const Worker *worker, bool pins_left) {
         until = Min(until, worker->notify_due);
     if (worker->count_due != 0)
         until = Min(until, worker->count_due);
+    until = Min(until, worker->deliver_due);
     if (until == never)
         return -1;
     // Rounded up: waking a moment too early would only mean to wait once more.
@@ -511,6 +547,8 @@ static void turn(Worker *worker, bool *pins_left) {
     if ((work & work_notify) != 0 || worker->notify_due != 0 ||
         pg_atomic_read_u32(&database->notify_all) != 0)
         send_notifications(worker);
+    if ((work & (work_deliver | work_rescan)) != 0 || worker->deliver_due <= GetCurrentTimestamp())
+        deliver(worker);
     if (is_due(worker, work))
         run_duties(worker);
     count_jobs(worker);

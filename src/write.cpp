@@ -70,6 +70,12 @@ static void enter_finished(Table *leaf, HeapTuple tuple, int i) {
     direct::enter(index, leaf->relation, values, nulls, &tuple->t_self, false);
 }
 
+static void enter_message(Table *leaf, HeapTuple tuple) {
+    bool null;
+    Datum position = value_at(leaf, tuple, static_cast<int>(Line::position), &null);
+    direct::enter(index_at(leaf, 0), leaf->relation, &position, &null, &tuple->t_self, false);
+}
+
 // What heap_multi_insert() looks at in a slot that holds a heap tuple; anything more would cost as
 // much as the insert.
 static void make_slots(Table *table) {
@@ -105,7 +111,7 @@ static void aim_at_end(Table *table, int i) {
 }
 
 // Writes the rows, then index by index their entries.
-void write_added(Table *table) {
+void flush(Table *table) {
     if (table->added_count == 0)
         return;
     pg::in_context(table->context, [&] {
@@ -116,15 +122,23 @@ void write_added(Table *table) {
             write_together(table);
     });
     for (int i = 0; i < table->layout->index_count; i++) {
-        if (!table->is_jobs || i == static_cast<int>(By::id) || i == static_cast<int>(By::due))
+        if (table->kind != Kind::jobs || i == static_cast<int>(By::id) ||
+            i == static_cast<int>(By::due))
             aim_at_end(table, i);
         for (int row = 0; row < table->added_count; row++) {
             const Added *added = &table->added[row];
-            if (table->is_jobs)
+            switch (table->kind) {
+            case Kind::jobs:
                 enter_job(table, &added->tuple->t_self, added->facts, added->key, added->key == 0,
                           static_cast<By>(i));
-            else
+                break;
+            case Kind::history:
                 enter_finished(table, added->tuple, i);
+                break;
+            case Kind::log:
+                enter_message(table, added->tuple);
+                break;
+            }
         }
     }
     for (int i = 0; i < table->added_count; i++)
@@ -139,14 +153,14 @@ static void add(Table *table, HeapTuple tuple) {
             static_cast<Added *>(MemoryContextAlloc(table->context, sizeof(Added) * most_added));
     Added *added = &table->added[table->added_count++];
     added->tuple = tuple;
-    if (table->is_jobs) {
+    if (table->kind == Kind::jobs) {
         bool no_key;
         added->facts = facts_new(table);
         added->key = value_at(table, tuple, static_cast<int>(Col::unique_key), &no_key);
-        changes::added(added->facts);
+        changes::added(added->facts, nullptr);
     }
     if (table->added_count == most_added)
-        write_added(table);
+        flush(table);
 }
 
 static TM_Result update_directly(Table *jobs, bool wait) {
@@ -166,19 +180,19 @@ static TM_Result update_directly(Table *jobs, bool wait) {
         for (int i = 0; i < direct::job_indexes; i++)
             enter_job(jobs, &jobs->next->tts_tid, after, key, no_key, static_cast<By>(i));
     }
-    changes::changed(before, after);
+    changes::changed(before, after, jobs->next);
     return TM_Ok;
 }
 
 static TM_Result remove_directly(Table *table) {
-    if (table->is_jobs)
+    if (table->kind == Kind::jobs)
         facts(table);
     ItemPointerData tid = table->found->tts_tid;
     TM_FailureData failure;
     TM_Result result = table_tuple_delete(table->relation, &tid, GetCurrentCommandId(true),
                                           InvalidSnapshot, InvalidSnapshot, true, &failure, false);
-    if (result == TM_Ok && table->is_jobs)
-        changes::removed(table->facts, changes::final_state);
+    if (result == TM_Ok && table->kind == Kind::jobs)
+        changes::removed(table->facts, changes::final_state, table->found);
     return result;
 }
 
@@ -222,7 +236,7 @@ static void set_defaults(Table *table) {
 // The row under construction. A job's ends at its last value.
 static HeapTuple form(Table *table) {
     TupleDesc shape = RelationGetDescr(table->relation);
-    if (table->layout != nullptr && table->is_jobs) {
+    if (table->layout != nullptr && table->kind == Kind::jobs) {
         int count = shape->natts;
         while (table->nulls[count - 1])
             count--;

@@ -19,9 +19,12 @@ bool extension_exists() {
     r.job = get_relname_relid("job", schema);
     r.history = get_relname_relid("history", schema);
     r.queue = get_relname_relid("queue", schema);
+    r.topic = get_relname_relid("topic", schema);
+    r.log = get_relname_relid("log", schema);
     r.job_id_seq = get_relname_relid("job_id_seq", schema);
     r.queue_id_seq = get_relname_relid("queue_id_seq", schema);
-    if (!OidIsValid(r.job) || !OidIsValid(r.history) || !OidIsValid(r.queue))
+    if (!OidIsValid(r.job) || !OidIsValid(r.history) || !OidIsValid(r.queue) ||
+        !OidIsValid(r.topic) || !OidIsValid(r.log))
         return false;
     HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(r.job));
     if (!HeapTupleIsValid(tuple))
@@ -43,7 +46,8 @@ const Relations *relations() {
 
 bool forget_relations(Oid relation) {
     if (relations_known && relation != known.queue && relation != known.job &&
-        relation != known.history && relation != InvalidOid)
+        relation != known.history && relation != known.topic && relation != known.log &&
+        relation != InvalidOid)
         return false;
     relations_known = false;
     return true;

@@ -12,6 +12,8 @@ struct Relations {
     Oid job;
     Oid history;
     Oid queue;
+    Oid topic;
+    Oid log;
     Oid job_id_seq;
     Oid queue_id_seq;
 };

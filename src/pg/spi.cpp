@@ -57,6 +57,13 @@ void run_utility(const char *sql) {
         elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(code));
 }
 
+void use_default_storage() {
+    set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
+                      0, false);
+    set_config_option("default_table_access_method", "heap", PGC_USERSET, PGC_S_SESSION,
+                      GUC_ACTION_SAVE, true, 0, false);
+}
+
 bool is_null(uint64 row, int column) {
     bool null;
     SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &null);

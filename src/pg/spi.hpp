@@ -39,6 +39,10 @@ uint64 run_as_seen(Statement *statement);
 // Runs a utility statement.
 void run_utility(const char *sql);
 
+// Tables that are made go where the extension's are by default, whatever the session says. Inside
+// as_owner.
+void use_default_storage();
+
 // Column `column` (from 1) of row `row` (from 0) of the last result.
 bool is_null(uint64 row, int column);
 Datum datum_at(uint64 row, int column); // by reference: valid until as_owner ends

@@ -1,0 +1,63 @@
+#include "home.hpp"
+
+#include "acl.hpp"
+#include "changes.hpp"
+#include "history.hpp"
+#include "life.hpp"
+#include "pg/function.hpp"
+#include "pg/spi.hpp"
+#include "shared.hpp"
+#include "topic.hpp"
+
+namespace pgjobs::home {
+
+static constinit pg::Statement select_home{
+    "SELECT h.id FROM pgjobs.home h WHERE h.database = $1", {OIDOID}, nullptr};
+static constinit pg::Statement insert_home{
+    "INSERT INTO pgjobs.home (id, database) VALUES ($1, $2)", {INT8OID, OIDOID}, nullptr};
+static constinit pg::Statement select_anything{
+    "SELECT FROM pgjobs.queue q UNION ALL SELECT FROM pgjobs.topic t LIMIT 1", {}, nullptr};
+
+static int64 insert_new() {
+    int64 id = life::random_token();
+    pg::run(&insert_home, pg::value(id), pg::oid_value(MyDatabaseId));
+    return id;
+}
+
+int64 of_new() {
+    LockRelationOid(relations()->queue, ShareRowExclusiveLock); // one first queue at a time
+    if (pg::run(&select_home, pg::oid_value(MyDatabaseId)) > 0)
+        return pg::int64_at(0, 1);
+    return pg::run(&select_anything) > 0 ? 0 : insert_new();
+}
+
+static constinit pg::Statement delete_strange_homes{
+    "DELETE FROM pgjobs.home WHERE database <> $1", {OIDOID}, nullptr};
+static constinit pg::Statement adopt_queues{
+    "UPDATE pgjobs.queue SET home = $1 WHERE home <> $1", {INT8OID}, nullptr};
+static constinit pg::Statement adopt_topics{
+    "UPDATE pgjobs.topic SET home = $1 WHERE home <> $1", {INT8OID}, nullptr};
+
+// pgjobs.resume() -> void
+PGJOBS_FUNCTION(resume) {
+    pg::require_writable("pgjobs.resume()");
+    require_administrator("end a quarantine");
+    pg::as_owner([] {
+        LockRelationOid(relations()->queue, ShareRowExclusiveLock);
+        pg::run(&delete_strange_homes, pg::oid_value(MyDatabaseId));
+        int64 home = pg::run(&select_home, pg::oid_value(MyDatabaseId)) > 0 ? pg::int64_at(0, 1)
+                                                                            : insert_new();
+        bool adopted = pg::run(&adopt_queues, pg::value(home)) > 0;
+        adopted |= pg::run(&adopt_topics, pg::value(home)) > 0;
+        if (adopted)
+            acl::find_roles_again();
+        TimestampTz now = GetCurrentTimestamp();
+        TimestampTz next = never;
+        history::keep(now, &next);
+        topic::keep(now, &next);
+    });
+    changes::everything_changed();
+    PG_RETURN_VOID();
+}
+
+} // namespace pgjobs::home
