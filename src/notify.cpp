@@ -1,6 +1,7 @@
 #include "notify.hpp"
 
 #include "catalog.hpp"
+#include "inject.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
 #include "settings.hpp"
@@ -178,6 +179,7 @@ bool send(Database *database) {
         send_all();
     auto *taken = static_cast<Batch *>(palloc0(sizeof(Batch)));
     take(database, taken);
+    PGJOBS_POINT("notify-taken");
     for (int i = 0; i < taken->call_count; i++) {
         const Call &call = taken->calls[i];
         if (find_queue(call.queue) == nullptr)
@@ -190,6 +192,7 @@ bool send(Database *database) {
         if (const Queue *queue = listening(taken->events[i].queue))
             if (queue->notify == Notify::events)
                 send_event(queue, taken->events[i]);
+    PGJOBS_POINT("notify-queued");
     return taken->more;
 }
 
