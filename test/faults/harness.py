@@ -174,15 +174,18 @@ class Run:
         self.claimer.connect()
         # What is durable takes all before it along. So it comes last, and sometimes not at all.
         durable = [name for name, queue in history.QUEUES.items() if queue["durable"]]
-        for queue in history.QUEUES:
-            if queue not in durable:
-                self.claimer.claim(queue, 1)
-        last = self.random.choice(["claim", "enqueue", "nothing"])
-        if last == "claim":
-            for queue in durable:
-                self.claimer.claim(queue, 1)
-        elif last == "enqueue":
-            self.claimer.enqueue()
+        steps = [lambda queue=queue: self.claimer.claim(queue, 1) for queue in
+                 sorted(history.QUEUES, key=lambda name: name in durable)]
+        last = self.random.choice(["durable claim", "enqueue", "claim"])
+        if last != "durable claim":
+            del steps[-len(durable):]
+        if last == "enqueue":
+            steps.append(self.claimer.enqueue)
+        for step in steps:
+            try:
+                step()
+            except history.Refused:
+                pass
 
     def kill_server(self, mode):
         if mode == "group":
@@ -543,7 +546,7 @@ def main(run_class, parser):
         run.run()
     finally:
         if sys.exc_info()[0] is not None:
-            run.test(False, "the run came to its end", sys.exc_info()[1])
+            run.test(False, "the run came to its end", sys.exc_info()[1], guard=True)
         if os.path.isdir(run.histories):
             run.write_report()
         if run.failed:
