@@ -2,6 +2,7 @@
 
 #include "announce.hpp"
 #include "catalog.hpp"
+#include "inject.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
 #include "settings.hpp"
@@ -182,6 +183,7 @@ bool send(Database *database) {
         send_all();
     auto *taken = static_cast<Batch *>(palloc0(sizeof(Batch)));
     take(database, taken);
+    PGJOBS_POINT("notify-taken");
     for (int i = 0; i < taken->call_count; i++) {
         const Call &call = taken->calls[i];
         if (find_queue(call.queue) == nullptr)
@@ -194,7 +196,9 @@ bool send(Database *database) {
         if (const Queue *queue = listening(taken->events[i].queue))
             if (queue->notify == Notify::events)
                 send_event(queue, taken->events[i]);
-    return announce::send(database) || taken->more;
+    bool more = announce::send(database) || taken->more;
+    PGJOBS_POINT("notify-queued");
+    return more;
 }
 
 QueueHints counters_of(int32 queue) {

@@ -1,6 +1,7 @@
 #include "wait.hpp"
 
 #include "catalog.hpp"
+#include "inject.hpp"
 #include "lookup.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
@@ -208,6 +209,7 @@ static void nap(long milliseconds) {
 // the transaction that looked has ended.
 static bool sleep_until_called(const Database *database, uint32 epoch, TimestampTz deadline) {
     SPI_commit();
+    PGJOBS_POINT("wait-entered");
     for (;;) {
         TimestampTz check;
         CHECK_FOR_INTERRUPTS();
@@ -270,6 +272,7 @@ bool until(const Purpose &purpose, TimestampTz deadline, bool (*look)(void *), v
     if (!ready)
         ready = look(argument); // what came in the last moment
     if (ready && purpose.job == 0) {
+        PGJOBS_POINT("wait-answered");
         check_client();
         pass_baton();
     }

@@ -6,6 +6,7 @@
 #include "duty.hpp"
 #include "feed.hpp"
 #include "history.hpp"
+#include "inject.hpp"
 #include "lease.hpp"
 #include "notify.hpp"
 #include "pg/spi.hpp"
@@ -446,6 +447,7 @@ static void run_duties(Worker *worker) {
         pg_atomic_write_u32(&database->leases_lost, 1);
         worker->leases_due = now + between_looks;
     }
+    PGJOBS_POINT("worker-turn");
     look_for_prepared(worker);
 
     TimestampTz next = never;
