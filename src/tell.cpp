@@ -334,9 +334,10 @@ static void at_transaction(XactEvent event, void *) {
                     errmsg("cannot prepare a transaction that holds jobs for this session"),
                     errhint("Claim with a lease instead of hold => true."));
         if (pending.segments.count > 0) // COMMIT PREPARED would not tell where messages go now
-            ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                    errmsg("cannot prepare a transaction that has created, altered or dropped a topic"),
-                    errhint("Commit it, or do that in a transaction of its own."));
+            ereport(
+                ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                errmsg("cannot prepare a transaction that has created, altered or dropped a topic"),
+                errhint("Commit it, or do that in a transaction of its own."));
         outbox::publish_all();
         pin(); // before COMMIT PREPARED can be
         PGJOBS_POINT("prepare-pinned");
