@@ -204,7 +204,7 @@ struct Shared {
     int procs;                       // length of the arrays of waiters and holders; read-only
 };
 // Room for announcements of rows, for each event that fits into the ring of events.
-constexpr int bytes_per_text = 64;
+constexpr int bytes_per_text = 32;
 
 static_assert(std::is_trivially_copyable_v<Event> && std::is_trivially_copyable_v<Lease>);
 

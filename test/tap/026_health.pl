@@ -68,7 +68,7 @@ $alone->quit;
 
 sql(q{DELETE FROM pgjobs.home});
 is_wrong('quarantine', 'a quarantine');
-like(detail('quarantine'), qr/^2 queues, such as "many"/, 'with a name');
+like(detail('quarantine'), qr{^2 queues and 0 topics, such as "(?:many|q)"}, 'with a name');
 sql(q{SELECT pgjobs.resume()});
 is_wrong('', 'which resume() ends');
 
