@@ -24,7 +24,7 @@ bool remember(const Lease &lease) {
     if (found && entry->rev > lease.rev)
         return true;
     // The list may be ahead of the row. But a session lease may be given an end.
-    TimestampTz ahead = found && entry->rev == lease.rev && entry->expires_at != never
+    TimestampTz ahead = found && entry->rev == lease.rev && entry->expires_at != never && !mutant(3)
                             ? entry->expires_at
                             : lease.expires_at;
     *entry = lease;
@@ -164,7 +164,7 @@ static bool take_from_holder(const Held &held, bool gone, TimestampTz now) {
         if (entry != nullptr && entry->rev != held.rev)
             entry = nullptr;
         TimestampTz end = end_by_row(held);
-        if (entry != nullptr && entry->expires_at != never && !mutant(3))
+        if (entry != nullptr && entry->expires_at != never)
             end = Max(end, entry->expires_at);
         if (!gone && end > now)
             return false;
