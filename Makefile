@@ -4,6 +4,8 @@
 #   make install    install them into this PostgreSQL (as root)
 #   make demo       a running example on a throw-away cluster; make demo-stop ends it
 #   make test       every test suite; make test TESTS='regress tap:003*' for some of them
+#   make test-assert     most of them on a server with assertions, built from Debian's sources
+#   make test-sanitize   regress, isolation, faults with AddressSanitizer and UndefinedBehaviorSanitizer
 #   make lint       format, static analysis, layers, symbols; make format repairs the format
 #   make bench      the measurements; make bench-quick some of them, in two minutes
 #   make dist       the release archive, in build/
@@ -15,7 +17,7 @@ MODULE_big = pgjobs
 EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" pgjobs.control)
 
 # The install script is these files of src/, in this order: what is used comes before its users.
-SQL_PARTS = install queue acl job history receipt topic subscription feed produce work manage wait duty check count views health last
+SQL_PARTS = install queue acl job history receipt topic subscription feed attach produce work manage wait duty check count views health last
 
 OBJDIR = build/obj
 SQL = build/pgjobs--$(EXTVERSION).sql
@@ -32,6 +34,10 @@ PG_CXXFLAGS = -std=c++20 -O2 -Wall -Wextra -Wclobbered -Werror=clobbered \
 	-Wno-register -Wno-volatile \
 	-fno-exceptions -fno-rtti -fno-threadsafe-statics -fvisibility=hidden
 
+# More flags, for builds that nobody ships: sanitizers, points of injection, mutants.
+PGJOBS_CXXFLAGS ?=
+PG_CXXFLAGS += $(PGJOBS_CXXFLAGS)
+
 # -isystem: warnings inside the server's headers are not ours. The assertions of libstdc++ would
 # call into it.
 PG_CPPFLAGS = -Isrc -DPGJOBS_VERSION='"$(EXTVERSION)"' -isystem $(shell $(PG_CONFIG) --includedir-server) -U_GLIBCXX_ASSERTIONS
@@ -40,7 +46,7 @@ PG_CPPFLAGS = -Isrc -DPGJOBS_VERSION='"$(EXTVERSION)"' -isystem $(shell $(PG_CON
 override with_llvm := no
 
 .DEFAULT_GOAL := all
-.PHONY: build demo demo-stop test lint format bench bench-quick dist drop-clusters
+.PHONY: build demo demo-stop test test-assert test-sanitize lint format bench bench-quick dist drop-clusters
 
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifeq ($(wildcard $(PGXS)),)
@@ -72,6 +78,12 @@ demo-stop:
 test:
 	@test/run $(TESTS)
 
+test-assert:
+	@test/assert $(TESTS)
+
+test-sanitize:
+	@test/sanitize $(TESTS)
+
 lint:
 	@tools/lint
 
@@ -94,8 +106,13 @@ dist:
 
 include $(PGXS)
 
+# Another server or other flags: every object is built anew.
+FLAGS = build/flags
+$(shell mkdir -p build; echo '$(shell $(PG_CONFIG) --version --bindir) $(PGJOBS_CXXFLAGS)' >$(FLAGS).new; \
+	cmp -s $(FLAGS).new $(FLAGS) || cp $(FLAGS).new $(FLAGS))
+
 # Every object depends on every header: a header is a contract, and the build is short.
-$(OBJDIR)/%.o: src/%.cpp $(INCLUDES) Makefile
+$(OBJDIR)/%.o: src/%.cpp $(INCLUDES) Makefile $(FLAGS)
 	@mkdir -p $(@D)
 	$(COMPILE.cc) -o $@ $<
 

@@ -63,27 +63,29 @@ static const char *functions_for(const Subject *subject, Right right) {
         return "'cancel', 'retry', 'redrive', 'reschedule', 'reprioritize', 'pause_queue', "
                "'resume_queue', 'purge_queue', 'job', 'why', 'await', 'version', "
                "'health', 'metrics', '_visible_queues', '_queue_counters', '_lease_end', "
-               "'_figures', '_visible_topics', '_topic_figures', '_lag'";
+               "'_figures', '_visible_topics', '_topic_figures', '_lag', '_attached_tables'";
     case publish:
         return "'publish', 'publish_many', 'version'";
     case subscribe:
         return "'read', 'subscribe', 'unsubscribe', 'receive', 'ack', 'seek', 'wait_message', "
                "'subscribe_queue', 'unsubscribe_queue', 'version', '_visible_topics', "
-               "'_topic_figures', '_lag'";
+               "'_topic_figures', '_lag', '_attached_tables'";
     case monitor:
         return topic ? "'version', 'health', 'metrics', '_visible_topics', '_topic_figures', "
-                       "'_lag', '_visible_queues', '_queue_counters', '_lease_end', '_figures'"
+                       "'_lag', '_attached_tables', '_visible_queues', '_queue_counters', "
+                       "'_lease_end', '_figures'"
                      : "'job', 'why', 'await', 'version', 'health', 'metrics', '_visible_queues', "
                        "'_queue_counters', '_lease_end', '_figures', '_visible_topics', "
-                       "'_topic_figures', '_lag'";
+                       "'_topic_figures', '_lag', '_attached_tables'";
     default:
         return topic ? "'alter_topic', 'drop_topic', 'grant_topic', 'revoke_topic', 'version', "
                        "'health', 'metrics', '_visible_topics', '_topic_figures', '_lag', "
+                       "'_attached_tables', "
                        "'_visible_queues', '_queue_counters', '_lease_end', '_figures'"
                      : "'alter_queue', 'drop_queue', 'grant_queue', 'revoke_queue', 'job', 'why', "
                        "'await', 'version', 'health', 'metrics', '_visible_queues', "
                        "'_queue_counters', '_lease_end', '_figures', '_visible_topics', "
-                       "'_topic_figures', '_lag'";
+                       "'_topic_figures', '_lag', '_attached_tables'";
     }
 }
 

@@ -1,5 +1,6 @@
 #include "catalog.hpp"
 
+#include "attachment.hpp"
 #include "direct.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
@@ -365,8 +366,11 @@ void require_home(const Topic *topic) {
 static void relation_changed(Datum, Oid relation) {
     direct::forget(relation);
     receipt::forget(relation);
-    if (forget_relations(relation))
+    forget_attachments(relation);
+    if (forget_relations(relation)) {
         cache_stale = true;
+        forget_attachments(InvalidOid); // where they are at home may have changed
+    }
 }
 
 static void roles_changed(Datum, int, uint32) { cache_stale = true; }

@@ -2,6 +2,7 @@
 
 #include "catalog.hpp"
 #include "count.hpp"
+#include "inject.hpp"
 #include "outbox.hpp"
 #include "pending.hpp"
 
@@ -368,6 +369,13 @@ void rescan_databases() {
     set(&pending.rescan);
 }
 
+void rules_changed() {
+    begin();
+    set(&pending.rules);
+}
+
+void rows_touched() { begin(); }
+
 void extension_dropped() {
     begin();
     set(&pending.dropped);
@@ -399,8 +407,8 @@ void end_claim() { pending.claims_end = XactLastRecEnd; }
 // Whether the transaction wrote only claims is known here and not before: a pipeline or a statement
 // around the claim can write after it.
 void relax_commit() {
-    if (pending.claimed && !pending.durable && XactLastRecEnd == pending.claims_end &&
-        synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
+    bool claims_only = pending.claimed && !pending.durable && XactLastRecEnd == pending.claims_end;
+    if ((claims_only || mutant(6)) && synchronous_commit > SYNCHRONOUS_COMMIT_OFF)
         set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL,
                           true, 0, false);
 }

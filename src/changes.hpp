@@ -67,6 +67,13 @@ bool may_all_change();
 // Wakes the waiters of the queue at commit (a pause ended, a stage came).
 void wake_queue(int32 queue);
 
+// Wakes everybody who waits in this database, when what has changed can be seen by all.
+void rules_changed();
+
+// Rows of attached tables have changed (see row_changes.hpp): that is to be known where a prepared
+// transaction is.
+void rows_touched();
+
 // At commit: the queue has gone.
 void queue_dropped(int32 queue);
 

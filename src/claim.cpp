@@ -1,6 +1,7 @@
 #include "claim.hpp"
 
 #include "changes.hpp"
+#include "inject.hpp"
 #include "lease.hpp"
 #include "life.hpp"
 #include "pg/function.hpp"
@@ -85,8 +86,12 @@ static void stop_at(Claiming *claiming, const core::Place &place) {
 static bool take(Claiming *claiming, TimestampTz now) {
     bool taken = pg::in_context(claiming->per_job, [&] {
         life::Claim claim = new_claim(*claiming->request, now);
+        if (mutant(4))
+            claim.token = store::facts(claiming->jobs).id * 100 +
+                          store::get_int32(claiming->jobs, Col::attempt) + 1;
         if (!life::start(claiming->jobs, &claim, now))
             return false;
+        PGJOBS_POINT("claim-updated");
         return_claimed(claiming->jobs, *claiming->request, claim);
         return true;
     });
@@ -105,11 +110,13 @@ static bool try_to_take(Claiming *claiming) {
     if (!is_ready(jobs, now))
         return false; // its time is over: it is left to the worker
     store::note_visited(jobs);
+    PGJOBS_POINT("claim-visited");
     if (take(claiming, now)) // nobody was in the way: no lock is needed
         return true;
     store::Grip grip = store::lock_visited(jobs);
     if (grip != store::Grip::locked)
         return grip == store::Grip::passed;
+    PGJOBS_POINT("claim-locked");
     const changes::Facts &job = store::facts(jobs);
     if (is_ready(jobs, now) && is_of(*claiming, job))
         take(claiming, now);
@@ -162,10 +169,12 @@ static int64 claim_stage(store::Table *jobs, const Request &request, int16 stage
     while (claiming.left > 0 && frontier::next(&claiming.walk, own(), true, &stretch)) {
         claiming.reached = {stretch.scan.from, stretch.first};
         claiming.stopped = false;
+        PGJOBS_POINT("claim-registered");
         look_at_strays(&claiming, stretch);
         if (claiming.left > 0 && !core::same(stretch.first, core::highest_key))
             look_from_first(&claiming, stretch);
         changes::own_reached(request.queue->id, stage, stretch.scan.from, claiming.reached);
+        PGJOBS_POINT("claim-before-raise");
         frontier::done(&claiming.walk, stretch, claiming.reached);
     }
     MemoryContextDelete(claiming.per_job);
@@ -185,7 +194,7 @@ static void claim_jobs(Request request) {
     if (request.hold)
         changes::holds_session_lease();
     store::with_jobs([&](store::Table *jobs) {
-        int64 left = request.max_jobs;
+        int64 left = request.max_jobs + mutant(5);
         if (request.stage > 0) {
             claim_stage(jobs, request, request.stage, left);
             return;
@@ -194,6 +203,7 @@ static void claim_jobs(Request request) {
             left -= claim_stage(jobs, request, s, left);
     });
     changes::end_claim();
+    PGJOBS_POINT("claim-done");
 }
 
 Request read(FunctionCallInfo fcinfo, int first, const char *verb) {

@@ -95,9 +95,7 @@ static bool is_running(TransactionId xid) {
     return !TransactionIdIsCurrentTransactionId(xid) && TransactionIdIsInProgress(xid);
 }
 
-// The transaction that has the row locked so that no claim gets it, without changing it. Among
-// several any one that runs.
-static TransactionId locker_of(TupleTableSlot *slot) {
+TransactionId locker_of(TupleTableSlot *slot) {
     auto *buffered = reinterpret_cast<BufferHeapTupleTableSlot *>(slot);
     LockBuffer(buffered->buffer, BUFFER_LOCK_SHARE);
     uint16 mask = buffered->base.tuple->t_data->t_infomask;

@@ -2,6 +2,7 @@
 
 #include "catalog.hpp"
 #include "core/patience.hpp"
+#include "inject.hpp"
 #include "life.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
@@ -90,10 +91,13 @@ template <class F> static int64 for_each_due(const Due &due, bool *busy, F step)
         for (int i = 0; i < due.count; i++) {
             if (!setback::comes_to(due.ids[i]))
                 continue;
-            if (store::find(jobs, due.ids[i], LockWaitSkip))
+            if (store::find(jobs, due.ids[i], LockWaitSkip)) {
+                PGJOBS_POINT("duty-locked");
                 done += step(jobs, &archive);
-            else
+                PGJOBS_POINT("duty-done");
+            } else {
                 *busy |= jobs->busy;
+            }
         }
         history::close(&archive);
         return done;
@@ -123,6 +127,8 @@ static int64 work_off(pg::Statement *statement, core::Patience *patience, Timest
 
 int64 promote(TimestampTz now, bool *more, TimestampTz *next) {
     static core::Patience patience;
+    if (mutant(10))
+        now += USECS_PER_SEC;
     auto step = [&](store::Table *jobs, history::Archive *) {
         if (life::state_of(jobs) != core::State::scheduled ||
             store::get_int64(jobs, Col::due_at, never) > now)

@@ -180,7 +180,8 @@ static Datum make_origin(const Topic *topic, const log::Message &message) {
     push(&state, "position", position);
     if (message.key != 0) {
         text *key = DatumGetTextPP(message.key); // long ones are stored compressed
-        push(&state, "key", string_value(VARDATA_ANY(key), static_cast<int>(VARSIZE_ANY_EXHDR(key))));
+        push(&state, "key",
+             string_value(VARDATA_ANY(key), static_cast<int>(VARSIZE_ANY_EXHDR(key))));
     }
     char at[MAXDATELEN + 1];
     int zone = 0;
@@ -248,7 +249,8 @@ static Delivered deliver_one(const Feed &feed, TimestampTz now) {
 int64 deliver(TimestampTz now, bool *more, TimestampTz *) {
     static int32 last; // the feed that had its turn last
     // One at a time. Not a lock of the table: a busy worker would keep VACUUM away from it.
-    LockDatabaseObject(get_relname_relid("feed", relations()->schema), InvalidOid, 0, ExclusiveLock);
+    LockDatabaseObject(get_relname_relid("feed", relations()->schema), InvalidOid, 0,
+                       ExclusiveLock);
     Feeds feeds = read_feeds(last);
     int64 ids[most_feeds];
     for (int i = 0; i < feeds.count; i++)

@@ -1,5 +1,6 @@
 #include "fence.hpp"
 
+#include "inject.hpp"
 #include "life.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
@@ -42,6 +43,12 @@ static const char *why_lost(store::Table *jobs) {
     }
 }
 
+static bool is_current(store::Table *jobs, int64 token) {
+    if (mutant(1))
+        return store::has(jobs, Col::token);
+    return store::get_int64(jobs, Col::token, 0) == token && token != 0;
+}
+
 // Finds the job and makes sure that the token is the current one and the right is there. The queue;
 // nullptr for a lost lease where that is to be skipped.
 const Queue *look_at_fence(store::Table *jobs, int64 id, int64 token, OnLost on_lost) {
@@ -49,8 +56,10 @@ const Queue *look_at_fence(store::Table *jobs, int64 id, int64 token, OnLost on_
     const Queue *queue = found ? find_queue(store::get_int32(jobs, Col::queue_id)) : nullptr;
     if (queue != nullptr)
         require_right(queue, work);
-    if (queue != nullptr && store::get_int64(jobs, Col::token, 0) == token && token != 0)
+    if (queue != nullptr && is_current(jobs, token)) {
+        PGJOBS_POINT("fence-passed");
         return queue;
+    }
     if (on_lost == OnLost::error)
         lease_lost(id, queue != nullptr
                            ? why_lost(jobs)
@@ -63,8 +72,10 @@ const Queue *look_at_fence(store::Table *jobs, int64 id, int64 token, OnLost on_
 const Queue *hold_fence(store::Table *jobs, int64 id, int64 token, OnLost on_lost) {
     for (;;) {
         const Queue *queue = look_at_fence(jobs, id, token, on_lost);
-        if (queue == nullptr || store::lock_found(jobs))
+        if (queue == nullptr || store::lock_found(jobs)) {
+            PGJOBS_POINT("fence-locked");
             return queue;
+        }
         CHECK_FOR_INTERRUPTS(); // it has changed meanwhile: judge it anew
     }
 }

@@ -3,6 +3,7 @@
 #include "health.hpp"
 
 #include "acl.hpp"
+#include "attach.hpp"
 #include "catalog.hpp"
 #include "core/version.hpp"
 #include "count.hpp"
@@ -351,6 +352,42 @@ static void check_figures(FunctionCallInfo fcinfo) {
     report(fcinfo, "figures", overview.wrong == 0, detail);
 }
 
+// Attached tables that one may not see are none of one's business.
+static void check_attached(FunctionCallInfo fcinfo) {
+    List *tables = pg::as_owner(
+        [] { return pg::in_context(TopTransactionContext, [] { return attached_tables(); }); });
+    const char *fault = nullptr;
+    ListCell *cell;
+    foreach (cell, tables) {
+        const char *found = fault == nullptr ? attach::fault_of(lfirst_oid(cell)) : nullptr;
+        const Attachment *attachment =
+            fault == nullptr ? find_attachment(lfirst_oid(cell)) : nullptr;
+        if (found == nullptr && attachment != nullptr && !attachment->at_home)
+            found = "is quarantined: call pgjobs.resume() if its rows are to be worked on in this "
+                    "database";
+        if (found != nullptr)
+            fault = psprintf("table \"%s\" %s", get_rel_name(lfirst_oid(cell)), found);
+    }
+    report(fcinfo, "attached tables", fault == nullptr,
+           fault != nullptr ? fault : psprintf("%d, as they should be", list_length(tables)));
+}
+
+static constinit pg::Statement select_stale{
+    "SELECT w.due_at FROM pgjobs.working_row w WHERE w.due_at < $2 AND EXISTS ("
+    "SELECT FROM pgjobs.home h WHERE h.id = w.home AND h.database = $1) "
+    "ORDER BY w.due_at LIMIT 1",
+    {OIDOID, TIMESTAMPTZOID},
+    nullptr};
+
+static void check_stale(FunctionCallInfo fcinfo, TimestampTz now) {
+    TimestampTz since = pg::as_owner([&]() -> TimestampTz {
+        return pg::run(&select_stale, pg::oid_value(MyDatabaseId), pg::value(now)) == 0
+                   ? now
+                   : pg::int64_at(0, 1);
+    });
+    check_late(fcinfo, "stale rows", "a row should have been taken back", since, now);
+}
+
 // pgjobs.health() -> setof (name, ok, detail)
 PGJOBS_FUNCTION(health) {
     acl::require_monitor("see the health of pgjobs");
@@ -376,6 +413,8 @@ PGJOBS_FUNCTION(health) {
     }
     check_table(fcinfo);
     check_scheduled(fcinfo, now);
+    check_attached(fcinfo);
+    check_stale(fcinfo, now);
     UnlockRelationOid(relations()->job, AccessShareLock);
     PG_RETURN_NULL();
 }

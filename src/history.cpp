@@ -1,6 +1,7 @@
 #include "history.hpp"
 
 #include "changes.hpp"
+#include "inject.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
 
@@ -60,6 +61,7 @@ static void make_partition(TimestampTz start) {
                              "(keep_until IS NOT NULL AND keep_until >= '%s' AND "
                              "keep_until < '%s')",
                              name, name, from, to));
+    PGJOBS_POINT("partition-made");
     pg::run_utility(psprintf("ALTER TABLE pgjobs.history ATTACH PARTITION pgjobs.%s "
                              "FOR VALUES FROM ('%s') TO ('%s')",
                              name, from, to));
@@ -167,6 +169,7 @@ bool finish(Archive *archive, store::Table *jobs, const Queue *queue, const Endi
     changes::final_state = ending.state;
     if (!store::remove_if_current(jobs))
         return false;
+    PGJOBS_POINT("finish-removed");
     int64 kept = ending.state == core::State::dead ? queue->dead_retention : queue->retention;
     if (kept == 0 && ending.state == core::State::completed)
         give_receipt(archive, jobs, queue, ending.done_token);

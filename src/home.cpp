@@ -1,6 +1,7 @@
 #include "home.hpp"
 
 #include "acl.hpp"
+#include "attach.hpp"
 #include "changes.hpp"
 #include "history.hpp"
 #include "life.hpp"
@@ -28,7 +29,7 @@ int64 of_new() {
     LockRelationOid(relations()->queue, ShareRowExclusiveLock); // one first queue at a time
     if (pg::run(&select_home, pg::oid_value(MyDatabaseId)) > 0)
         return pg::int64_at(0, 1);
-    return pg::run(&select_anything) > 0 ? 0 : insert_new();
+    return pg::run(&select_anything) > 0 || attached_tables() != NIL ? 0 : insert_new();
 }
 
 static constinit pg::Statement delete_strange_homes{
@@ -49,6 +50,7 @@ PGJOBS_FUNCTION(resume) {
                                                                             : insert_new();
         bool adopted = pg::run(&adopt_queues, pg::value(home)) > 0;
         adopted |= pg::run(&adopt_topics, pg::value(home)) > 0;
+        attach::adopt(home);
         if (adopted)
             acl::find_roles_again();
         TimestampTz now = GetCurrentTimestamp();

@@ -2,6 +2,7 @@
 
 #include "changes.hpp"
 #include "core/patience.hpp"
+#include "inject.hpp"
 #include "life.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
@@ -23,7 +24,7 @@ bool remember(const Lease &lease) {
     if (found && entry->rev > lease.rev)
         return true;
     // The list may be ahead of the row. But a session lease may be given an end.
-    TimestampTz ahead = found && entry->rev == lease.rev && entry->expires_at != never
+    TimestampTz ahead = found && entry->rev == lease.rev && entry->expires_at != never && !mutant(3)
                             ? entry->expires_at
                             : lease.expires_at;
     *entry = lease;
@@ -53,6 +54,7 @@ static bool exit_watched;
 
 // Runs after the rollback of whatever was open, so that the rows are free when the worker looks.
 static void session_ends(int, Datum) {
+    PGJOBS_QUIET_POINT("session-ends");
     pg_atomic_write_u64(&holders[pg::my_procno()], 0);
     Database *database = this_database();
     if (database != nullptr)
@@ -121,7 +123,8 @@ TimestampTz extend(const Held &held, TimestampTz wanted, TimestampTz now) {
         Lease *entry = find_entry(held.job);
         if (entry == nullptr || entry->rev != held.rev || is_being_reaped(entry))
             return 0;
-        entry->expires_at = Max(Max(entry->expires_at, held.expires_at), wanted);
+        entry->expires_at =
+            mutant(8) ? wanted : Max(Max(entry->expires_at, held.expires_at), wanted);
         return entry->expires_at;
     });
 }
@@ -329,12 +332,14 @@ static bool reap_row(store::Table *jobs, history::Archive *archive, const Candid
         correct_entry(jobs, job.id);
         return false;
     }
+    PGJOBS_POINT("reap-taken");
     setback::takes(job.id);
     life::Failure failure{};
     failure.outcome = "expired";
     failure.error = gone ? "the session of the worker ended" : "the lease expired";
     failure.retry = true;
     life::fail(jobs, archive, queue, failure, now);
+    PGJOBS_POINT("reap-done");
     return true;
 }
 
@@ -354,6 +359,7 @@ static int64 reap_rows(Candidates *found, TimestampTz now, bool *more, Timestamp
     if (found->count == 0)
         return 0;
     qsort(found->jobs, found->count, sizeof(Candidate), compare_ids); // one order of locks
+    PGJOBS_POINT("reap-found");
     return store::with_jobs([&](store::Table *jobs) {
         history::Archive archive{};
         int64 reaped = 0;

@@ -1,4 +1,5 @@
 // Managing: cancel, retry, redrive, reschedule, reprioritize, and looking at one job.
+#include "inject.hpp"
 #include "life.hpp"
 #include "lookup.hpp"
 #include "pg/function.hpp"
@@ -129,6 +130,7 @@ enum class Revival { done, gone, key_taken };
 static Revival revive(const Finished &job) {
     if (!history::lock(job.leaf, job.tid))
         return Revival::gone;
+    PGJOBS_POINT("retry-locked");
     if (job.key != nullptr && store::holder_of(job.queue, job.key) != 0)
         return Revival::key_taken;
     bool done = pg::as_owner([&] { return pg::run(&revive_one, pg::value(job.id)) == 1; });

@@ -1,6 +1,8 @@
 #include "notify.hpp"
 
+#include "announce.hpp"
 #include "catalog.hpp"
+#include "inject.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
 #include "settings.hpp"
@@ -59,8 +61,10 @@ static void drop_hints(Oid database, int32 queue) {
 void drop_all_hints(Oid database) {
     pg::locked(shared->events_lock, LW_EXCLUSIVE, [&] {
         for (int i = 0; i < settings::max_databases; i++)
-            if (databases[i].oid == database)
+            if (databases[i].oid == database) {
                 databases[i].first_event = databases[i].next_event;
+                announce::drop_all(&databases[i]);
+            }
         for (int i = 0; i < settings::max_queues; i++)
             if (queue_hints[i].database == database) {
                 queue_hints[i] = {};
@@ -168,6 +172,7 @@ static void send_all() {
         for (uint64 i = 0; i < count; i++)
             if (const Queue *queue = listening(ids[i]))
                 send_resync(queue);
+        announce::send_resyncs();
     });
 }
 
@@ -178,6 +183,7 @@ bool send(Database *database) {
         send_all();
     auto *taken = static_cast<Batch *>(palloc0(sizeof(Batch)));
     take(database, taken);
+    PGJOBS_POINT("notify-taken");
     for (int i = 0; i < taken->call_count; i++) {
         const Call &call = taken->calls[i];
         if (find_queue(call.queue) == nullptr)
@@ -190,7 +196,9 @@ bool send(Database *database) {
         if (const Queue *queue = listening(taken->events[i].queue))
             if (queue->notify == Notify::events)
                 send_event(queue, taken->events[i]);
-    return taken->more;
+    bool more = announce::send(database) || taken->more;
+    PGJOBS_POINT("notify-queued");
+    return more;
 }
 
 QueueHints counters_of(int32 queue) {

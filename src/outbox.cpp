@@ -20,7 +20,7 @@ void add(int32 topic, const char *key, const char *json) {
     changes::begin();
     const char *kept_key = kept(key);
     const char *kept_json = kept(json);
-    OutboxEntry *entry = changes::append(&pending.outbox);
+    OutboxEntry *entry = append(&pending.outbox);
     entry->topic = topic;
     entry->key = kept_key;
     entry->json = kept_json;
@@ -44,7 +44,7 @@ static const char *text_in(TupleTableSlot *row, store::Col column) {
 void add_event(int32 topic, const Event &event, const core::State *from, TupleTableSlot *row) {
     const char *worker = from != nullptr ? text_in(row, store::Col::worker) : nullptr;
     changes::begin();
-    OutboxEntry *entry = changes::append(&pending.outbox);
+    OutboxEntry *entry = append(&pending.outbox);
     entry->topic = topic;
     entry->event = event;
     entry->created = from == nullptr;

@@ -4,15 +4,13 @@
 
 #include "changes.hpp"
 #include "core/depth.hpp"
+#include "entries.hpp"
 #include "frontier.hpp"
 #include "shared.hpp"
 
 namespace pgjobs::changes {
 
 using core::State;
-
-// Entries carry the nesting level of the subtransaction that made them. Those of a level stand
-// together at the end, so that its abort cuts them off and its commit hands them to its parent.
 
 struct QueueTally {
     int level;
@@ -74,34 +72,6 @@ struct StagesEntry { // new, or gone with their queue
     int16 to; // 0: gone
 };
 
-// A growing array in TopTransactionContext.
-template <class T> struct Entries {
-    T *data;
-    int count;
-    int space;
-};
-
-// A new entry of the present level. The array grows here, and nowhere else: not in callbacks.
-template <class T> T *append(Entries<T> *entries) {
-    if (entries->count == entries->space) {
-        int space = entries->space == 0 ? 16 : entries->space * 2;
-        Size size = sizeof(T) * space;
-        entries->data = static_cast<T *>(entries->data == nullptr
-                                             ? MemoryContextAllocHuge(TopTransactionContext, size)
-                                             : repalloc_huge(entries->data, size));
-        entries->space = space;
-    }
-    T *entry = &entries->data[entries->count++];
-    *entry = {};
-    entry->level = GetCurrentTransactionNestLevel();
-    return entry;
-}
-
-// Something that happened, by the level of the subtransaction in which it did; 0: it did not.
-struct Mark {
-    int level;
-};
-
 constexpr int most_events = 1000;  // per savepoint, queue, stage and priority; then a resync
 constexpr int most_leases = 20000; // then the worker looks at the table
 constexpr int most_finished = 256; // then everybody who awaits is woken
@@ -113,6 +83,7 @@ struct Pending {
     Mark dropped;    // the extension was
     Mark installed;  // the extension was
     Mark rescan;     // databases came or went
+    Mark rules;      // what waiters look at has changed: everybody looks again
     int plain; // level of the last statement that changes rows and tells us when it ends; 0 without
     bool finished_lost; // finished does not list all
     bool leases_lost;   // leases does not list all
@@ -139,17 +110,6 @@ extern Pending pending;
 void forget();
 // Something is about to be noted.
 void begin();
-
-// Ends the entries of a subtransaction: undone, or its parent's.
-template <class T> void cut(Entries<T> *entries, int level) {
-    while (entries->count > 0 && entries->data[entries->count - 1].level >= level)
-        entries->count--;
-}
-
-template <class T> void hand_up(Entries<T> *entries, int level) {
-    for (int i = entries->count; i > 0 && entries->data[i - 1].level >= level; i--)
-        entries->data[i - 1].level = level - 1;
-}
 
 void merge_tallies(int level);
 void forget_own_reached();

@@ -4,6 +4,7 @@
 #include "pg/function.hpp"
 #include "presence.hpp"
 #include "process.hpp"
+#include "row_changes.hpp"
 #include "settings.hpp"
 #include "shared.hpp"
 
@@ -39,6 +40,7 @@ void _PG_init(void) {
     pgjobs::share_memory();
     pgjobs::watch_catalog();
     pgjobs::changes::watch_transactions();
+    pgjobs::row_changes::watch_transactions();
     pgjobs::presence::watch_commands();
     pgjobs::process::register_launcher();
 }

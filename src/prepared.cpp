@@ -2,6 +2,7 @@
 
 #include "catalog.hpp"
 #include "frontier.hpp"
+#include "inject.hpp"
 #include "pg/spi.hpp"
 #include "wait.hpp"
 
@@ -92,6 +93,7 @@ bool resolve() {
             continue;
         }
         tell_frontier(pin);
+        PGJOBS_POINT("pin-told");
         pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
             if (pins[i].xid == pin.xid) {
                 pins[i] = {};
@@ -110,6 +112,7 @@ static constinit pg::Statement select_prepared{
     nullptr};
 
 void find_old_ones() {
+    PGJOBS_POINT("pins-sought");
     uint64 count = pg::run(&select_prepared);
     for (uint64 i = 0; i < count; i++) {
         Pin pin{}; // nobody knows any more what it has touched

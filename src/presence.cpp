@@ -1,5 +1,6 @@
 #include "presence.hpp"
 
+#include "attachment.hpp"
 #include "catalog.hpp"
 #include "changes.hpp"
 #include "frontier.hpp"
@@ -7,6 +8,7 @@
 #include "log.hpp"
 #include "notify.hpp"
 #include "pg/function.hpp"
+#include "pg/spi.hpp"
 #include "prepared.hpp"
 #include "settings.hpp"
 #include "topic.hpp"
@@ -57,13 +59,21 @@ void database_gone(Oid oid) {
 
 // ---- holding off ----
 
-// Waits for the worker to leave; it reacts to SIGTERM at its next check for interrupts.
+static bool ask_to_leave(pg_atomic_uint32 *process) {
+    uint32 pid = pg_atomic_read_u32(process);
+    if (pid != 0)
+        kill(static_cast<pid_t>(pid), SIGTERM);
+    return pid != 0;
+}
+
+// Waits for the worker, and who takes stale rows back for it, to leave; they react to SIGTERM at
+// their next check for interrupts.
 static void wait_for_exit(Database *database) {
     for (;;) {
-        uint32 pid = pg_atomic_read_u32(&database->worker_pid);
-        if (pid == 0)
+        bool works = ask_to_leave(&database->worker_pid);
+        bool reaps = ask_to_leave(&database->row_reaper);
+        if (!works && !reaps)
             return;
-        kill(static_cast<pid_t>(pid), SIGTERM);
         int events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10,
                                PG_WAIT_EXTENSION);
         if (events & WL_LATCH_SET)
@@ -98,6 +108,11 @@ void release() {
 static object_access_hook_type previous_object_access;
 static ProcessUtility_hook_type previous_utility;
 
+static bool somebody_waits() {
+    Database *database = extension_exists() ? this_database() : nullptr;
+    return database != nullptr && pg_atomic_read_u32(&database->waiters) != 0;
+}
+
 // DROP DATABASE calls this after its permission check and before it counts other sessions.
 static void object_access(ObjectAccessType access, Oid classId, Oid objectId, int subId,
                           void *arg) {
@@ -108,6 +123,8 @@ static void object_access(ObjectAccessType access, Oid classId, Oid objectId, in
         changes::everything_changed();
     if (access != OAT_DROP)
         return;
+    if (classId == RelationRelationId && subId == 0 && somebody_waits())
+        changes::rules_changed(); // for rows of this table, perhaps
     if (classId == DatabaseRelationId) {
         hold_off(objectId);
         changes::database_dropped(objectId);
@@ -144,35 +161,49 @@ static bool drops_extension(Node *statement) {
     return false;
 }
 
+// What DROP EXTENSION locks. Jobs come first: every session that wants to do something waits there.
+// Of the attached tables it drops the triggers.
+static List *tables_to_lock() {
+    static const char *const names[] = {"job",       "history",      "receipt_0", "receipt_1",
+                                        "receipt_2", "log",          "topic",     "segment",
+                                        "topic_acl", "subscription", "feed",      "queue",
+                                        "stage",     "acl",          "home",      "working_row"};
+    List *tables = NIL;
+    for (const char *name : names)
+        tables = lappend_oid(tables, get_relname_relid(name, relations()->schema));
+    return list_concat(tables, pg::as_owner([] {
+                           return pg::in_context(TopTransactionContext,
+                                                 [] { return attached_tables(); });
+                       }));
+}
+
+static bool lock_at_once(Oid table) {
+    return ConditionalLockRelationOid(table, AccessExclusiveLock);
+}
+
 // DROP EXTENSION locks the tables in an order of its own, while sessions at work hold some of them
 // and want others: a deadlock. So all are locked here first, waiting for one only while no other is
-// held. Jobs come first: every session that wants to do something waits there.
-// In a restored copy nothing says yet that the sequences of topics go, too.
+// held. In a restored copy nothing says yet that the sequences of topics go, too.
 static void lock_tables() {
     Oid extension = get_extension_oid("pgjobs", true);
     if (RecoveryInProgress() || !OidIsValid(extension) || !pg::owns_extension(extension) ||
         !extension_exists())
         return;
-    static const char *const names[] = {"job",  "history", "receipt_0", "receipt_1", "receipt_2",
-                                        "log",  "topic",   "segment",   "topic_acl", "subscription",
-                                        "feed", "queue",   "stage",     "acl",       "home"};
-    Oid tables[lengthof(names)];
-    for (size_t i = 0; i < lengthof(names); i++)
-        tables[i] = get_relname_relid(names[i], relations()->schema);
-    size_t in_the_way = 0;
+    List *tables = tables_to_lock();
+    int in_the_way = 0;
     for (;;) {
-        LockRelationOid(tables[in_the_way], AccessExclusiveLock);
-        size_t locked = 0;
-        while (locked < lengthof(names) &&
-               ConditionalLockRelationOid(tables[locked], AccessExclusiveLock))
+        Oid first = list_nth_oid(tables, in_the_way);
+        LockRelationOid(first, AccessExclusiveLock);
+        int locked = 0;
+        while (locked < list_length(tables) && lock_at_once(list_nth_oid(tables, locked)))
             locked++;
-        UnlockRelationOid(tables[in_the_way], AccessExclusiveLock); // is held twice, if all are
-        if (locked == lengthof(names)) {
+        UnlockRelationOid(first, AccessExclusiveLock); // is held twice, if all are
+        if (locked == list_length(tables)) {
             topic::own_sequences();
             return;
         }
-        for (size_t i = 0; i < locked; i++)
-            UnlockRelationOid(tables[i], AccessExclusiveLock);
+        for (int i = 0; i < locked; i++)
+            UnlockRelationOid(list_nth_oid(tables, i), AccessExclusiveLock);
         in_the_way = locked;
         CHECK_FOR_INTERRUPTS();
     }

@@ -1,4 +1,5 @@
 // Producing: enqueue, enqueue_many, enqueue_batch.
+#include "inject.hpp"
 #include "life.hpp"
 #include "payload.hpp"
 #include "pg/function.hpp"
@@ -98,6 +99,7 @@ static bool replace_holder(int64 holder, const NewJob &job, TimestampTz now) {
     return store::with_jobs([&](store::Table *jobs) {
         if (!store::find(jobs, holder, LockWaitBlock) || !has_key(jobs, job))
             return false;
+        PGJOBS_POINT("replace-locked");
         store::start_row(jobs);
         bool running = life::state_of(jobs) == core::State::running;
         if (running) {
@@ -156,6 +158,7 @@ static const Queue *open_queue(const char *name, const char *verb) {
     const Queue *queue = get_queue(name);
     require_right(queue, produce);
     life::lock_queue(queue);
+    PGJOBS_POINT("enqueue-queue-locked");
     return get_queue(name);
 }
 

@@ -3,6 +3,7 @@
 #include "catalog.hpp"
 #include "changes.hpp"
 #include "direct.hpp"
+#include "inject.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
 
@@ -85,6 +86,7 @@ static Relation open_known_index(int64 number, Relation table) {
 void write(Pad *pad) {
     if (pad->count == 0)
         return;
+    PGJOBS_POINT("receipt-before");
     qsort(pad->done, static_cast<size_t>(pad->count), sizeof(Done), compare);
     TimestampTz now = GetCurrentTimestamp();
     int64 turn_number = turn_of(now);

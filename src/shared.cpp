@@ -7,6 +7,7 @@ namespace pgjobs {
 Shared *shared;
 Database *databases;
 Event *events;
+char *announcements;
 QueueHints *queue_hints;
 StageHints *stage_hints;
 StageScan *stage_scans;
@@ -33,6 +34,8 @@ static void request() {
     RequestAddinShmemSpace(MAXALIGN(sizeof(Shared)));
     RequestAddinShmemSpace(bytes(sizeof(Database), settings::max_databases));
     RequestAddinShmemSpace(bytes(sizeof(Event) * settings::event_buffer, settings::max_databases));
+    RequestAddinShmemSpace(
+        bytes(size_t{bytes_per_text} * settings::event_buffer, settings::max_databases));
     RequestAddinShmemSpace(bytes(sizeof(QueueHints), settings::max_queues));
     RequestAddinShmemSpace(bytes(sizeof(StageHints), settings::max_queues));
     RequestAddinShmemSpace(bytes(sizeof(StageScan), process_count()));
@@ -62,6 +65,7 @@ static void set_up_databases() {
         pg_atomic_init_u32(&database->claimed, 0);
         pg_atomic_init_u32(&database->notify_all, 1); // whoever listened before must look once
         pg_atomic_init_u32(&database->uncounted, 1);
+        pg_atomic_init_u32(&database->row_reaper, 0);
     }
 }
 
@@ -109,6 +113,9 @@ static void startup() {
         set_up_databases();
     events = array<Event>("pgjobs events", sizeof(Event) * settings::event_buffer,
                           settings::max_databases, &found);
+    announcements =
+        array<char>("pgjobs announcements", size_t{bytes_per_text} * settings::event_buffer,
+                    settings::max_databases, &found);
     queue_hints =
         array<QueueHints>("pgjobs queues", sizeof(QueueHints), settings::max_queues, &found);
     waiters = array<Waiter>("pgjobs waiters", sizeof(Waiter), process_count(), &found);

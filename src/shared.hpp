@@ -50,6 +50,9 @@ struct Database {
                                     // was not possible to count yet
     uint32 first_event;             // ring of events: count taken out         [events lock]
     uint32 next_event;              // ring of events: count put in            [events lock]
+    uint64 first_text;              // ring of announcements: bytes taken out  [events lock]
+    uint64 next_text;               // ring of announcements: bytes put in     [events lock]
+    pg_atomic_uint32 row_reaper;    // pid of the process that takes stale rows back, 0 without
 };
 
 // One change of a job's state, to be sent as a notification.
@@ -144,7 +147,8 @@ struct Purpose {
     int32 queue;
     int32 topic; // wait_message
     int32 subscription;
-    int16 stage; // of the queue; 0: any
+    Oid table;   // wait_row
+    int16 stage; // of the queue, 0: any; or of the table
 };
 
 // A session that waits; indexed by its place in the process array. [waiters lock]
@@ -199,11 +203,15 @@ struct Shared {
     int pins;                        // length of the array of pins; read-only
     int procs;                       // length of the arrays of waiters and holders; read-only
 };
+// Room for announcements of rows, for each event that fits into the ring of events.
+constexpr int bytes_per_text = 32;
+
 static_assert(std::is_trivially_copyable_v<Event> && std::is_trivially_copyable_v<Lease>);
 
 extern Shared *shared;
 extern Database *databases;          // settings::max_databases
 extern Event *events;                // settings::event_buffer per database
+extern char *announcements;          // bytes_per_text * settings::event_buffer per database
 extern QueueHints *queue_hints;      // settings::max_queues, open addressing
 extern StageHints *stage_hints;      // settings::max_queues, open addressing
 extern StageScan *stage_scans;       // shared->procs

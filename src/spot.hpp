@@ -1,5 +1,5 @@
-// Where the newest version of a row was put last. For rows that are updated all the time: while some
-// snapshot keeps their old versions, an index leads past all of them. A hint that all sessions
+// Where the newest version of a row was put last. For rows that are updated all the time: while
+// some snapshot keeps their old versions, an index leads past all of them. A hint that all sessions
 // share: whoever looks there must see that it is the right row, and else look it up.
 #pragma once
 

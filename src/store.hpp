@@ -214,6 +214,10 @@ void note_visited(Table *jobs);
 enum class Grip { locked, passed, blocked };
 Grip lock_visited(Table *jobs);
 
+// The transaction that has the row in a buffer's slot locked so that no claim gets it, without
+// changing it; among several any one that runs. For rows of any heap.
+TransactionId locker_of(TupleTableSlot *slot);
+
 // Whether a stage has a ready job that nobody is changing. `held` is set if somebody has a ready
 // one who may give it back without a word: a plain SELECT FOR UPDATE. Writes nothing.
 bool any_ready(int32 queue, int16 stage, TimestampTz now, bool *held);

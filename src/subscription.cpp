@@ -39,8 +39,9 @@ static constinit pg::Statement select_at_spot{
 static constinit pg::Statement select_by_name{COLUMNS "WHERE s.name = $1", {TEXTOID}, nullptr};
 
 static spot::Row row_of(const char *name) {
-    return {get_relname_relid("subscription", relations()->schema), hash_bytes(reinterpret_cast<const unsigned char *>(name),
-                       static_cast<int>(strlen(name)))};
+    return {
+        get_relname_relid("subscription", relations()->schema),
+        hash_bytes(reinterpret_cast<const unsigned char *>(name), static_cast<int>(strlen(name)))};
 }
 
 // The row as it was committed last; false without.
@@ -76,8 +77,9 @@ static void update(pg::Statement *statement, const Subscription &changed, V... v
         spot::note(row, 1);
     });
 }
-#define UPDATE(changes) \
-    "UPDATE pgjobs.subscription s SET " changes " WHERE s.id = $1 AND s.ctid = $2 RETURNING s.ctid"
+#define UPDATE(changes)                                                                            \
+    "UPDATE pgjobs.subscription s SET " changes " WHERE s.id = $1 AND s.ctid = $2 RETURNING "      \
+                                                "s.ctid"
 
 [[noreturn]] static void no_such(const char *name) {
     ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),

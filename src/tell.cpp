@@ -2,6 +2,7 @@
 #include "catalog.hpp"
 #include "count.hpp"
 #include "frontier.hpp"
+#include "inject.hpp"
 #include "lease.hpp"
 #include "log.hpp"
 #include "notify.hpp"
@@ -14,8 +15,8 @@
 
 namespace pgjobs::changes {
 
-static Mark *const marks[] = {&pending.everything, &pending.holds, &pending.dropped,
-                              &pending.installed, &pending.rescan};
+static Mark *const marks[] = {&pending.everything, &pending.holds,  &pending.dropped,
+                              &pending.installed,  &pending.rescan, &pending.rules};
 
 // ---- telling ----
 
@@ -76,7 +77,7 @@ static void tell_queues(Database *database) {
 
 static void tell_waiters(Database *database) {
     pg_memory_barrier(); // our rows are visible; now see who waits
-    if (pg_atomic_read_u32(&database->waiters) == 0)
+    if (pg_atomic_read_u32(&database->waiters) == 0 || mutant(9))
         return;
     if (pending.everything.level > 0 || pending.finished_lost) {
         wait::wake_all(database->oid);
@@ -196,7 +197,7 @@ static void tell_undone(int level) {
     forget_new_topics(level);
     if (has_locked_rows() || has_changed_rows(level))
         frontier::forget_all(MyDatabaseId);
-    else
+    else if (!mutant(7))
         tell_frontier(level, false, false);
     Database *database = pending.database;
     if (database == nullptr)
@@ -220,7 +221,8 @@ static Database *rules_changed_in;
 static bool home_changed;
 
 static void note_rules() {
-    bool changed = pending.everything.level > 0 || pending.segments.count > 0;
+    bool changed =
+        pending.everything.level > 0 || pending.segments.count > 0 || pending.rules.level > 0;
     for (int i = 0; i < pending.queues.count; i++)
         changed |= pending.queues.data[i].stage == 0 && pending.queues.data[i].ready > 0;
     rules_changed_in = changed ? pending.database : nullptr;
@@ -270,6 +272,7 @@ static void tell() {
     tell_catalog(database);
     if (database == nullptr)
         return; // no place in shared memory: pgjobs.max_databases
+    PGJOBS_QUIET_POINT("commit-half-told");
     tell_leases(database);
     tell_waiters(database); // who is woken may run before this process goes on
     tell_readers(database, 1);
@@ -323,6 +326,7 @@ static void at_transaction(XactEvent event, void *) {
         outbox::publish_all();
         begin_stages();
         relax_commit();
+        PGJOBS_POINT("commit-before");
         break;
     case XACT_EVENT_PRE_PREPARE:
         if (pending.holds.level > 0)
@@ -330,18 +334,23 @@ static void at_transaction(XactEvent event, void *) {
                     errmsg("cannot prepare a transaction that holds jobs for this session"),
                     errhint("Claim with a lease instead of hold => true."));
         if (pending.segments.count > 0) // COMMIT PREPARED would not tell where messages go now
-            ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                    errmsg("cannot prepare a transaction that has created, altered or dropped a topic"),
-                    errhint("Commit it, or do that in a transaction of its own."));
+            ereport(
+                ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                errmsg("cannot prepare a transaction that has created, altered or dropped a topic"),
+                errhint("Commit it, or do that in a transaction of its own."));
         outbox::publish_all();
         pin(); // before COMMIT PREPARED can be
+        PGJOBS_POINT("prepare-pinned");
         break;
     case XACT_EVENT_PREPARE:
+        PGJOBS_QUIET_POINT("prepare-done");
         frontier::announced();
         forget(); // the pin speaks for it
         break;
     case XACT_EVENT_COMMIT:
+        PGJOBS_QUIET_POINT("commit-untold");
         tell();
+        PGJOBS_QUIET_POINT("commit-told");
         lease::reaped();
         note_rules();
         frontier::announced();
@@ -349,6 +358,7 @@ static void at_transaction(XactEvent event, void *) {
         forget();
         break;
     case XACT_EVENT_ABORT:
+        PGJOBS_QUIET_POINT("abort-untold");
         tell_undone(1);
         lease::reaped();
         frontier::announced();

@@ -1,6 +1,7 @@
 #include "wait.hpp"
 
 #include "catalog.hpp"
+#include "inject.hpp"
 #include "lookup.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
@@ -22,6 +23,7 @@ static bool matches(const Waiter *waiter, Oid database, const Purpose &thing) {
     const Purpose &purpose = waiter->purpose;
     return waiter->database == database && purpose.job == thing.job &&
            purpose.queue == thing.queue && purpose.topic == thing.topic &&
+           purpose.table == thing.table &&
            (thing.stage == 0 || purpose.stage == 0 || purpose.stage == thing.stage) &&
            (thing.subscription == 0 || purpose.subscription == thing.subscription);
 }
@@ -43,10 +45,7 @@ static Waiter *next_waiter(Oid database, const Purpose &thing) {
     return next;
 }
 
-void wake_some(Oid database, int32 queue, int16 stage, int64 count) {
-    Purpose thing{};
-    thing.queue = queue;
-    thing.stage = stage;
+static void wake_some(Oid database, const Purpose &thing, int64 count) {
     LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
     for (; count > 0; count--) {
         Waiter *waiter = next_waiter(database, thing);
@@ -55,6 +54,20 @@ void wake_some(Oid database, int32 queue, int16 stage, int64 count) {
         wake(waiter);
     }
     LWLockRelease(shared->waiters_lock);
+}
+
+void wake_some(Oid database, int32 queue, int16 stage, int64 count) {
+    Purpose thing{};
+    thing.queue = queue;
+    thing.stage = stage;
+    wake_some(database, thing, count);
+}
+
+void wake_rows(Oid database, Oid table, int16 stage, int64 count) {
+    Purpose thing{};
+    thing.table = table;
+    thing.stage = stage;
+    wake_some(database, thing, count);
 }
 
 // Whether nobody has been woken for the same thing, and nobody has waited longer for it.
@@ -196,6 +209,7 @@ static void nap(long milliseconds) {
 // the transaction that looked has ended.
 static bool sleep_until_called(const Database *database, uint32 epoch, TimestampTz deadline) {
     SPI_commit();
+    PGJOBS_POINT("wait-entered");
     for (;;) {
         TimestampTz check;
         CHECK_FOR_INTERRUPTS();
@@ -258,6 +272,7 @@ bool until(const Purpose &purpose, TimestampTz deadline, bool (*look)(void *), v
     if (!ready)
         ready = look(argument); // what came in the last moment
     if (ready && purpose.job == 0) {
+        PGJOBS_POINT("wait-answered");
         check_client();
         pass_baton();
     }
@@ -267,9 +282,6 @@ bool until(const Purpose &purpose, TimestampTz deadline, bool (*look)(void *), v
 }
 
 // ---- wait ----
-
-// Somebody has a ready job and may give it back without a word: looked at again after this time.
-constexpr int64 doubt = USECS_PER_SEC;
 
 static bool queue_has_work(int32 id, int16 stage) {
     AcceptInvalidationMessages(); // the transaction began before the sleep, not after it

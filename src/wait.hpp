@@ -1,5 +1,5 @@
 // Sessions that wait in the server: for work (CALL pgjobs.wait), a job's end (await), a message
-// (wait_message); and waking them.
+// (wait_message), a row of an attached table (wait_row); and waking them.
 #pragma once
 
 #include "pg/scope.hpp"
@@ -12,6 +12,9 @@ namespace pgjobs::wait {
 // `count` jobs of the stage became ready: wakes as many of those who wait for it, the longest
 // waiting first. Stage 0 is any.
 void wake_some(Oid database, int32 queue, int16 stage, int64 count);
+
+// The same for rows of an attached table; its stages are numbered from 1.
+void wake_rows(Oid database, Oid table, int16 stage, int64 count);
 
 // The job is finished: wakes those who await it.
 void wake_awaiting(Oid database, int64 job);
@@ -44,6 +47,7 @@ template <class F> bool until(const Purpose &purpose, TimestampTz deadline, F lo
 }
 
 // For a look: look again at this time, if nobody calls before.
+constexpr int64 doubt = USECS_PER_SEC; // from now, where somebody may give back without a word
 void look_again_at(TimestampTz at);
 
 // The INOUT arguments as the procedure returns them.

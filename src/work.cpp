@@ -2,6 +2,7 @@
 #include "claim.hpp"
 #include "core/backoff.hpp"
 #include "fence.hpp"
+#include "inject.hpp"
 #include "lease.hpp"
 #include "life.hpp"
 #include "payload.hpp"
@@ -195,8 +196,11 @@ static bool extend_lease(store::Table *jobs, const Queue *queue, int64 lease, Ti
     TimestampTz wanted = now + (lease > 0 ? lease : queue->lease);
     lease::Held held = {job.id, job.rev, store::get_int64(jobs, Col::started_at, 0),
                         job.lease_expires_at, queue->lease};
-    if ((*end = lease::extend(held, wanted, now)) != 0)
+    if ((*end = lease::extend(held, wanted, now)) != 0) {
+        PGJOBS_POINT("extend-in-list");
         return true;
+    }
+    PGJOBS_POINT("extend-in-row");
     if (!store::lock_found(jobs))
         return false;
     TimestampTz before =
@@ -213,6 +217,8 @@ PGJOBS_FUNCTION(extend) {
     OneJob job = one_job(fcinfo, "pgjobs.extend()");
     int64 lease = pg::optional_interval(fcinfo, 2, "lease", claim::shortest_lease, 0);
     TimestampTz end = store::with_jobs([&](store::Table *jobs) {
+        if (mutant(2) && store::find_unlocked(jobs, job.id))
+            job.token = store::get_int64(jobs, Col::token, job.token);
         for (;;) {
             const Queue *queue = look_at_fence(jobs, job.id, job.token, OnLost::error);
             TimestampTz until;

@@ -6,6 +6,7 @@
 #include "duty.hpp"
 #include "feed.hpp"
 #include "history.hpp"
+#include "inject.hpp"
 #include "lease.hpp"
 #include "notify.hpp"
 #include "pg/spi.hpp"
@@ -15,6 +16,7 @@
 #include "setback.hpp"
 #include "settings.hpp"
 #include "shared.hpp"
+#include "stale.hpp"
 #include "topic.hpp"
 
 namespace pgjobs::process {
@@ -445,6 +447,7 @@ static void run_duties(Worker *worker) {
         pg_atomic_write_u32(&database->leases_lost, 1);
         worker->leases_due = now + between_looks;
     }
+    PGJOBS_POINT("worker-turn");
     look_for_prepared(worker);
 
     TimestampTz next = never;
@@ -453,6 +456,7 @@ static void run_duties(Worker *worker) {
         pg_atomic_write_u32(&database->leases_lost, 1);
     done &= in_batches(worker, promoting, &next);
     done &= in_batches(worker, expiring, &next);
+    stale::look(database, &next);
     done &= keep_history(worker);
     done &= rotate_receipts(worker);
     done &= keep_topics(worker);

@@ -1,5 +1,6 @@
 // The store's writing: rows and their index entries, directly or through the executor.
 #include "catalog.hpp"
+#include "inject.hpp"
 #include "shared.hpp"
 #include "store_parts.hpp"
 
@@ -114,6 +115,7 @@ static void aim_at_end(Table *table, int i) {
 void flush(Table *table) {
     if (table->added_count == 0)
         return;
+    PGJOBS_POINT("insert-before");
     pg::in_context(table->context, [&] {
         if (table->added_count == 1)
             heap_insert(table->relation, table->added[0].tuple, GetCurrentCommandId(true), 0,
@@ -121,6 +123,7 @@ void flush(Table *table) {
         else
             write_together(table);
     });
+    PGJOBS_POINT("insert-without-entries");
     for (int i = 0; i < table->layout->index_count; i++) {
         if (table->kind != Kind::jobs || i == static_cast<int>(By::id) ||
             i == static_cast<int>(By::due))
@@ -174,6 +177,7 @@ static TM_Result update_directly(Table *jobs, bool wait) {
                          GetCurrentCommandId(true), wait, &failure, &mode, &enter_all);
     if (result != TM_Ok)
         return result;
+    PGJOBS_POINT("update-not-noted");
     if (enter_all) {
         bool no_key;
         Datum key = slot_getattr(jobs->next, static_cast<int>(Col::unique_key), &no_key);
@@ -191,6 +195,7 @@ static TM_Result remove_directly(Table *table) {
     TM_FailureData failure;
     TM_Result result = table_tuple_delete(table->relation, &tid, GetCurrentCommandId(true),
                                           InvalidSnapshot, InvalidSnapshot, true, &failure, false);
+    PGJOBS_POINT("delete-not-noted");
     if (result == TM_Ok && table->kind == Kind::jobs)
         changes::removed(table->facts, changes::final_state, table->found);
     return result;

@@ -23,8 +23,12 @@ bool extension_exists() {
     r.log = get_relname_relid("log", schema);
     r.job_id_seq = get_relname_relid("job_id_seq", schema);
     r.queue_id_seq = get_relname_relid("queue_id_seq", schema);
+    r.working_row = get_relname_relid("working_row", schema);
+    r.row_changed =
+        GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum("_row_changed"),
+                        PointerGetDatum(buildoidvector(nullptr, 0)), ObjectIdGetDatum(schema));
     if (!OidIsValid(r.job) || !OidIsValid(r.history) || !OidIsValid(r.queue) ||
-        !OidIsValid(r.topic) || !OidIsValid(r.log))
+        !OidIsValid(r.topic) || !OidIsValid(r.log) || !OidIsValid(r.row_changed))
         return false;
     HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(r.job));
     if (!HeapTupleIsValid(tuple))

@@ -16,6 +16,8 @@ struct Relations {
     Oid log;
     Oid job_id_seq;
     Oid queue_id_seq;
+    Oid working_row;
+    Oid row_changed; // the trigger function of attached tables
 };
 
 // 42704 where the extension is not installed.

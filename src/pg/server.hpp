@@ -23,16 +23,21 @@ extern "C" {
 #include "access/twophase.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/catalog.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
+#include "catalog/partition.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_enum.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
@@ -52,7 +57,9 @@ extern "C" {
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
+#include "optimizer/optimizer.h"
 #include "parser/parse_relation.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -85,6 +92,8 @@ extern "C" {
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/partcache.h"
+#include "utils/plancache.h"
 #include "utils/ps_status.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
@@ -93,6 +102,7 @@ extern "C" {
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
+#include "utils/typcache.h"
 #include "utils/varlena.h"
 }
 
@@ -142,6 +152,36 @@ inline bool owns_extension(Oid extension) {
     return pg_extension_ownercheck(extension, GetUserId());
 #endif
 }
+
+// Whether the current user owns the table.
+inline bool owns_table(Oid table) {
+#if PG_VERSION_NUM >= 160000
+    return object_ownercheck(RelationRelationId, table, GetUserId());
+#else
+    return pg_class_ownercheck(table, GetUserId());
+#endif
+}
+
+// Whether the current user may read the table.
+inline bool may_select(Oid table) {
+    return pg_class_aclcheck(table, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+}
+
+// Whether a role may connect to this database.
+inline bool may_connect(Oid role) {
+#if PG_VERSION_NUM >= 160000
+    return object_aclcheck(DatabaseRelationId, MyDatabaseId, role, ACL_CONNECT) == ACLCHECK_OK;
+#else
+    return pg_database_aclcheck(MyDatabaseId, role, ACL_CONNECT) == ACLCHECK_OK;
+#endif
+}
+
+// Background workers can connect as roles that may not log in.
+#if PG_VERSION_NUM >= 170000
+constexpr uint32 connect_without_login = BGWORKER_BYPASS_ROLELOGINCHECK;
+#else
+constexpr uint32 connect_without_login = 0;
+#endif
 
 // Whether the current user may copy the database as a template without owning it.
 inline bool is_template_for_me(Oid database) {

@@ -43,8 +43,8 @@ void run_utility(const char *sql);
 // as_owner.
 void use_default_storage();
 
-// Plans that are made look rows up rather than read the whole table, however small it is now. Inside
-// as_owner.
+// Plans that are made look rows up rather than read the whole table, however small it is now.
+// Inside as_owner.
 void avoid_scans();
 
 // Column `column` (from 1) of row `row` (from 0) of the last result.

@@ -37,13 +37,15 @@ import math
 ENDINGS = ("complete", "fail", "release", "snooze")
 FENCED = ENDINGS + ("extend", "progress")
 INFINITY = math.inf
-# What a correct server may answer: fences, unique keys, and conflicts of serializable transactions.
+# What a correct server may answer: fences, unique keys, conflicts of serializable transactions, and
+# PJ099 where a build for tests was told to fail.
 EXPECTED_ERRORS = {
     "PJ001": FENCED + ("complete_many",),
     "23505": ("enqueue", "retry"),
     "40001": None,
     "40P01": None,
     "25P02": None,
+    "PJ099": None,
 }
 
 

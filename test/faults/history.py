@@ -511,6 +511,11 @@ class Client:
     def stall(self):
         """A zombie: sleeps past the end of its lease, then goes on as if nothing had happened."""
         lease = self.random.choice([x for x in self.held if x.until is not None])
+        if self.random.random() < 0.6:  # it has been at work for a while, and has said so
+            time.sleep(self.random.uniform(0.1, 0.6))
+            self.extend(lease)
+            if self.random.random() < 0.7:
+                self.progress(lease)
         self.recorder.write("stall", job=lease.job, token=lease.token)
         time.sleep(max(0, lease.until - wall()) / 1e6 + self.random.uniform(0.05, 0.6))
         self.end(lease)

@@ -234,6 +234,15 @@ INSERT INTO tap.calls (call) VALUES
 ($$SELECT pgjobs.grant_queue('q', 'h_attacker', '{produce}')$$),
 ($$SELECT pgjobs.revoke_queue('q', 'h_attacker', '{produce}')$$);
 INSERT INTO tap.calls (call, admin) VALUES
+($$CREATE TABLE tap.runs (id pg_catalog.int8 PRIMARY KEY, state pg_catalog.text, at pg_catalog.timestamptz, fence pg_catalog.int8, sort pg_catalog.text)$$, true),
+($$SELECT pgjobs.attach_table('tap.runs', 'state', '[{"stage": "s", "waiting": "open", "working": "busy", "done": "closed", "stale_after": "1 hour"}]', changed_at => 'at', token => 'fence', priority => 'sort', channel => 'told')$$, true),
+($$INSERT INTO tap.runs VALUES (1, 'open', NULL, NULL, 'a'), (2, 'open', NULL, NULL, 'b'), (3, 'open', NULL, NULL, 'c')$$, true),
+($$SELECT r.id, pgjobs.finish_row('tap.runs', r.id::pg_catalog.text, 's', token => r.fence, changed_at => r.at) FROM pgjobs.claim_row(NULL::tap.runs, 's', 2) r$$, true),
+($$SELECT r.id FROM pgjobs.claim_row(NULL::tap.runs, 's') r$$, true),
+($$SELECT pgjobs._reap_rows('2101-01-01')$$, true),
+($$SELECT t.* FROM pgjobs.attached_tables t$$, true),
+($$SELECT pgjobs.detach_table('tap.runs')$$, true),
+($$DROP TABLE tap.runs$$, true),
 ($$SELECT pgjobs.enqueue('forgetful')$$, true),
 ($$SELECT pgjobs.complete(c.id, c.token), pgjobs.complete(c.id, c.token) FROM pgjobs.claim('forgetful') c$$, true),
 ($$UPDATE pgjobs.job SET note = 'by hand'$$, true),

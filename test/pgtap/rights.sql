@@ -119,6 +119,7 @@ INSERT INTO verbs VALUES
 ('resume', NULL, NULL, 'sql', $$SELECT pgjobs.resume() IS NOT NULL$$),
 ('_check_leases', NULL, NULL, 'sql', $$SELECT pgjobs._check_leases() IS NOT NULL$$),
 ('_reap', NULL, NULL, 'sql', $$SELECT pgjobs._reap(now()) = 0$$),
+('_reap_rows', NULL, NULL, 'sql', $$SELECT pgjobs._reap_rows(now()) = 0$$),
 ('_promote', NULL, NULL, 'sql', $$SELECT pgjobs._promote(now()) = 0$$),
 ('_expire', NULL, NULL, 'sql', $$SELECT pgjobs._expire(now()) = 0$$),
 ('_keep_history', NULL, NULL, 'sql', $$SELECT pgjobs._keep_history(now()) = 0$$),
@@ -131,7 +132,7 @@ INSERT INTO verbs
 SELECT p || ' ' || t, NULL, NULL, 'table', CASE p
     WHEN 'SELECT' THEN format('SELECT count(*) >= 0 FROM pgjobs.%I', t)
     WHEN 'DELETE' THEN format('WITH d AS (DELETE FROM pgjobs.%I RETURNING 1) SELECT count(*) >= 0 FROM d', t) END
-FROM unnest(ARRAY['queue', 'stage', 'acl', 'home', 'job', 'history', 'topic', 'topic_acl', 'segment', 'log', 'subscription', 'feed']) t, unnest(ARRAY['SELECT', 'DELETE']) p;
+FROM unnest(ARRAY['queue', 'stage', 'acl', 'home', 'job', 'history', 'topic', 'topic_acl', 'segment', 'log', 'subscription', 'feed', 'working_row']) t, unnest(ARRAY['SELECT', 'DELETE']) p;
 INSERT INTO verbs VALUES
 ('nextval', NULL, NULL, 'table', $$SELECT nextval('pgjobs.job_id_seq') > 0$$),
 ('setval', NULL, NULL, 'table', $$SELECT setval('pgjobs.job_id_seq', 1000000) > 0$$);
@@ -141,6 +142,8 @@ SELECT is_empty(
       AND NOT EXISTS (SELECT FROM verbs v WHERE split_part(v.verb, ' ', 1) = p.proname)
       AND p.prorettype <> 'trigger'::regtype
       AND p.proname NOT IN ('_installed', '_visible_queues', '_queue_counters', '_lease_end', '_figures')
+      -- own_table has these, where the rights are those on the table
+      AND p.proname NOT IN ('attach_table', 'detach_table', 'claim_row', 'finish_row', 'wait_row', '_attached_tables')
       -- These are in topic_rights.sql.
       AND p.proname !~ '(topic|message|publish|subscribe)|^(read|receive|ack|seek|_lag|_deliver)$'$$,
     'every function is in the matrix');

@@ -63,6 +63,12 @@ INSERT INTO api VALUES
 ('f', 'job', 'id bigint', 'pgjobs.job_details'),
 ('f', 'why', 'id bigint', 'text'),
 ('p', 'await', 'IN id bigint, IN timeout interval, INOUT state text DEFAULT NULL::text, INOUT result jsonb DEFAULT NULL::jsonb', NULL),
+-- Your own table
+('f', 'attach_table', 'target regclass, status name, stages jsonb, changed_at name DEFAULT NULL::name, token name DEFAULT NULL::name, priority name DEFAULT NULL::name, channel text DEFAULT NULL::text, topic text DEFAULT NULL::text, transitions jsonb DEFAULT NULL::jsonb', 'void'),
+('f', 'detach_table', 'target regclass', 'void'),
+('f', 'claim_row', 'of anyelement, stage text, max_rows bigint DEFAULT 1', 'SETOF anyelement'),
+('f', 'finish_row', 'target regclass, key text, stage text, ok boolean DEFAULT true, token bigint DEFAULT NULL::bigint, changed_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'boolean'),
+('p', 'wait_row', 'IN target regclass, IN stage text, IN timeout interval, INOUT ready boolean DEFAULT NULL::boolean', NULL),
 -- Topics
 ('f', 'create_topic', 'name text, retention interval DEFAULT ''7 days''::interval', 'void'),
 ('f', 'alter_topic', 'name text, retention interval DEFAULT NULL::interval', 'void'),
@@ -156,6 +162,9 @@ SELECT is(columns('pgjobs.attempts'),
 SELECT is(columns('pgjobs.workers'),
     'worker text, queue text, stage text, running bigint, oldest_started_at timestamp with time zone, next_lease_expires_at timestamp with time zone',
     'view workers');
+SELECT is(columns('pgjobs.attached_tables'),
+    'target regclass, stage text, number integer, status_column name, waiting text, working text, done text, failed text, stale_after interval, changed_at_column name, token_column name, priority_column name, channel text, topic text, quarantined boolean, enabled boolean',
+    'view attached_tables');
 SELECT is(columns('pgjobs.topics'),
     'name text, retention interval, quarantined boolean, first_position bigint, last_position bigint, first_published_at timestamp with time zone, pruned_to bigint, segments bigint, subscriptions bigint, created_at timestamp with time zone',
     'view topics');
@@ -164,7 +173,7 @@ SELECT is(columns('pgjobs.subscriptions'),
     'view subscriptions');
 SELECT set_eq(
     $$SELECT relname FROM relations WHERE relkind = 'v'$$,
-    ARRAY['jobs', 'queues', 'stages', 'attempts', 'workers', 'topics', 'subscriptions'], 'there are no other views');
+    ARRAY['jobs', 'queues', 'stages', 'attempts', 'workers', 'topics', 'subscriptions', 'attached_tables'], 'there are no other views');
 SELECT is_empty(
     $$SELECT relname FROM relations WHERE relkind = 'v'
       AND NOT COALESCE(reloptions, '{}') @> ARRAY['security_barrier=true']$$,
@@ -176,7 +185,7 @@ SELECT set_eq(
     $$SELECT relname FROM relations WHERE relkind IN ('r', 'p')$$,
     ARRAY['queue', 'stage', 'acl', 'home', 'job', 'history',
         'receipt_0', 'receipt_1', 'receipt_2',
-        'topic', 'topic_acl', 'segment', 'log', 'subscription', 'feed'], 'tables');
+        'topic', 'topic_acl', 'segment', 'log', 'subscription', 'feed', 'working_row'], 'tables');
 SELECT set_eq(
     $$SELECT relname FROM relations WHERE relkind = 'S'$$,
     ARRAY['queue_id_seq', 'job_id_seq', 'topic_id_seq', 'segment_id_seq', 'subscription_id_seq', 'feed_id_seq'], 'sequences');
@@ -186,7 +195,7 @@ SELECT set_eq(
         'job_pkey', 'job_due', 'job_scheduled', 'job_expires', 'job_unique_key',
         'receipt_0_last_id', 'receipt_1_last_id', 'receipt_2_last_id',
         'topic_pkey', 'topic_name_key', 'topic_acl_pkey', 'segment_pkey', 'subscription_pkey', 'subscription_name_key',
-        'feed_pkey', 'feed_queue_key'],
+        'feed_pkey', 'feed_queue_key', 'working_row_key', 'working_row_due'],
     'indexes');
 SELECT is((SELECT indpred IS NOT NULL FROM pg_index WHERE indexrelid = 'pgjobs.job_due'::regclass), true,
     'the index of due jobs is partial');
@@ -281,7 +290,7 @@ SELECT results_eq(
 SELECT set_eq(
     $$SELECT p.proname FROM routines p, aclexplode(p.proacl) a WHERE a.grantee <> p.proowner AND a.grantee = 'pg_monitor'::regrole$$,
     ARRAY['_visible_queues', '_queue_counters', '_lease_end', '_figures', 'version', 'job', 'why', 'health', 'metrics',
-        '_visible_topics', '_topic_figures', '_lag'],
+        '_visible_topics', '_topic_figures', '_lag', '_attached_tables'],
     'pg_monitor may call what the views need, and look at jobs');
 SELECT is_empty(
     $$SELECT defaclrole::regrole, defaclobjtype FROM pg_default_acl WHERE defaclnamespace = 'pgjobs'::regnamespace$$,

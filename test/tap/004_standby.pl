@@ -14,6 +14,7 @@ $primary->safe_psql('postgres', q{
     CREATE ROLE someone LOGIN;
     SELECT pgjobs.create_queue('q', ARRAY['a', 'b']);
     SELECT pgjobs.create_queue('hold');
+    CREATE TABLE t (id int PRIMARY KEY, s text);
     SELECT pgjobs.enqueue('q', '"ready"');
     SELECT pgjobs.enqueue('q', '"later"', delay => '1 second');
     SELECT pgjobs.create_topic('t');
@@ -85,14 +86,15 @@ my %writing = (
     reschedule => "$id, now()", reprioritize => "$id, 1",
     grant_queue => q{'q', 'someone', ARRAY['work']}, revoke_queue => q{'q', 'someone', ARRAY['work']},
     _recount => '', _rotate_receipts => 'now()', _reset_hints => '', _check_frontier => '', _reap => 'now()', _promote => 'now()', _expire => 'now()', _keep_history => 'now()',
+    attach_table => q{'t', 's', '[]'}, detach_table => q{'t'}, claim_row => q{NULL::t, 's'}, finish_row => q{'t', '1', 's'}, _reap_rows => 'now()',
     create_topic => q{'new'}, alter_topic => q{'t', '1 day'}, drop_topic => q{'t'}, publish => q{'t', '1'}, publish_many => q{'t', '{1}'},
     read => q{'t', 0}, subscribe => q{'new', 't'}, unsubscribe => q{'s'}, receive => q{'s'}, ack => "'lent', $lent, $sent", seek => q{'s', 0},
     subscribe_queue => q{'q', 't'}, unsubscribe_queue => q{'hold', 't'}, wait_message => q{'s', '1 second'},
     grant_topic => q{'t', 'someone', ARRAY['own']}, revoke_topic => q{'t', 'someone', ARRAY['own']}, _keep_topics => 'now()', _deliver => 'now()',
-    wait => q{'q', '1 second'}, await => "$id, '1 second'",
+    wait_row => q{'t', 's', '1 second'}, wait => q{'q', '1 second'}, await => "$id, '1 second'",
 );
 for my $name (sort keys %writing) {
-    my $verb = $name =~ /^(?:a?wait|wait_message)$/ ? 'CALL' : 'SELECT';
+    my $verb = $name =~ /^(?:a?wait|wait_\w+)$/ ? 'CALL' : 'SELECT';
     is_state($standby, 'postgres', "$verb pgjobs.$name($writing{$name})", '25006', "$name on a standby");
 }
 my @known = (keys %writing, qw(version job why _visible_queues _queue_counters _figures health metrics _installed));

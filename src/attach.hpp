@@ -1,0 +1,15 @@
+// Attaching tables: making and removing the triggers and the index.
+#pragma once
+
+#include "attachment.hpp"
+
+namespace pgjobs::attach {
+
+// Makes this the home of all attached tables that have another. Inside as_owner.
+void adopt(int64 home);
+
+// What is wrong with an attached table, such as "has no primary key any more"; nullptr if nothing
+// is.
+const char *fault_of(Oid oid);
+
+} // namespace pgjobs::attach

@@ -1,0 +1,29 @@
+// What only builds for tests have: points at which one fails, waits or dies on demand
+// (-DPGJOBS_INJECT), and seeded bugs (-DPGJOBS_MUTANT=n) that the tests of test/faults must find.
+// Nothing of it is in a build that is shipped.
+#pragma once
+
+// PGJOBS_POINT("name"): an error is possible here. PGJOBS_QUIET_POINT("name"): none is, in
+// callbacks; no lock of ours is held. What happens there is said by a file of that name; see
+// inject.cpp.
+#ifdef PGJOBS_INJECT
+namespace pgjobs::inject {
+void point(const char *name, bool quiet);
+} // namespace pgjobs::inject
+#define PGJOBS_POINT(name) ::pgjobs::inject::point(name, false)
+#define PGJOBS_QUIET_POINT(name) ::pgjobs::inject::point(name, true)
+#else
+#define PGJOBS_POINT(name) static_cast<void>(0)
+#define PGJOBS_QUIET_POINT(name) static_cast<void>(0)
+#endif
+
+#ifndef PGJOBS_MUTANT
+#define PGJOBS_MUTANT 0
+#endif
+
+namespace pgjobs {
+
+// Whether this build has the seeded bug; test/faults/mutants says what each is.
+constexpr bool mutant(int number) { return number == PGJOBS_MUTANT; }
+
+} // namespace pgjobs

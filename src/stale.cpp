@@ -1,0 +1,458 @@
+#include "stale.hpp"
+
+#include "catalog.hpp"
+#include "pg/function.hpp"
+#include "pg/spi.hpp"
+#include "row_changes.hpp"
+#include "rows.hpp"
+
+namespace pgjobs::stale {
+
+constexpr int batch = 100;
+constexpr int64 soon = USECS_PER_SEC;        // somebody has the row just now
+constexpr int64 later = USECS_PER_MINUTE;    // it could not be done
+constexpr int longest_statement = 60 * 1000; // milliseconds: a trigger may hang
+
+// ---- records ----
+
+#define AT_HOME "EXISTS (SELECT FROM pgjobs.home h WHERE h.id = w.home AND h.database = $2)"
+
+static constinit pg::Statement select_due{
+    "SELECT w.target, w.key, w.stage, w.since, w.keys IS NOT NULL FROM pgjobs.working_row w "
+    "WHERE w.due_at <= $1 AND " AT_HOME " AND ($3 IS NULL OR w.target = $3) "
+    "ORDER BY w.due_at LIMIT $4",
+    {TIMESTAMPTZOID, OIDOID, OIDOID, INT8OID},
+    nullptr};
+static constinit pg::Statement select_next{
+    "SELECT w.due_at FROM pgjobs.working_row w WHERE w.due_at > $1 AND " AT_HOME
+    " ORDER BY w.due_at LIMIT 1",
+    {TIMESTAMPTZOID, OIDOID},
+    nullptr};
+static constinit pg::Statement select_newer{
+    "SELECT FROM pgjobs.working_row w WHERE w.target = $1 AND w.key = $2 AND w.since > $3",
+    {OIDOID, TEXTOID, TIMESTAMPTZOID},
+    nullptr};
+static constinit pg::Statement select_record{
+    "SELECT FROM pgjobs.working_row w WHERE w.target = $1 AND w.key = $2 AND w.since = $3 "
+    "AND w.due_at <= $4",
+    {OIDOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID},
+    nullptr};
+static constinit pg::Statement postpone_record{
+    "UPDATE pgjobs.working_row SET due_at = $4 WHERE target = $1 AND since = $3 "
+    "AND CASE WHEN $2 IS NULL THEN key IS NULL ELSE key = $2 END",
+    {OIDOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID},
+    nullptr};
+static constinit pg::Statement postpone_table{
+    "UPDATE pgjobs.working_row SET due_at = $3 WHERE target = $1 AND due_at <= $2",
+    {OIDOID, TIMESTAMPTZOID, TIMESTAMPTZOID},
+    nullptr};
+static constinit pg::Statement delete_record{
+    "DELETE FROM pgjobs.working_row WHERE target = $1 AND since = $3 "
+    "AND CASE WHEN $2 IS NULL THEN key IS NULL ELSE key = $2 END",
+    {OIDOID, TEXTOID, TIMESTAMPTZOID},
+    nullptr};
+static constinit pg::Statement delete_records{
+    "DELETE FROM pgjobs.working_row WHERE target = $1", {OIDOID}, nullptr};
+
+void forget_table(Oid table) { pg::run(&delete_records, pg::oid_value(table)); }
+
+struct Record {
+    Oid table;
+    char *key; // nullptr: the record is of many rows
+    char *stage;
+    TimestampTz since;
+};
+struct Due {
+    Record records[batch];
+    int count;
+};
+
+// Those that are due first; of one table, or of any. In the caller's memory.
+static Due *list_due(TimestampTz now, Oid table) {
+    MemoryContext caller = CurrentMemoryContext;
+    auto *due = static_cast<Due *>(palloc0(sizeof(Due)));
+    pg::as_owner([&] {
+        pg::Value only = OidIsValid(table) ? pg::oid_value(table) : pg::Value{};
+        due->count =
+            static_cast<int>(pg::run(&select_due, pg::value(now), pg::oid_value(MyDatabaseId), only,
+                                     pg::value(int64{batch})));
+        for (int i = 0; i < due->count; i++) {
+            auto row = static_cast<uint64>(i);
+            due->records[i] = pg::in_context(caller, [&]() -> Record {
+                bool many = pg::bool_at(row, 5);
+                return {DatumGetObjectId(pg::datum_at(row, 1)),
+                        many ? nullptr : TextDatumGetCString(pg::datum_at(row, 2)),
+                        TextDatumGetCString(pg::datum_at(row, 3)), pg::int64_at(row, 4)};
+            });
+        }
+    });
+    return due;
+}
+
+static void postpone(const Record &record, int64 by) {
+    pg::as_owner([&] {
+        pg::run(&postpone_record, pg::oid_value(record.table), pg::value(record.key),
+                pg::value(record.since), pg::value(GetCurrentTimestamp() + by));
+    });
+}
+
+static void forget_record(const Record &record) {
+    pg::as_owner([&] {
+        pg::run(&delete_record, pg::oid_value(record.table), pg::value(record.key),
+                pg::value(record.since));
+    });
+}
+
+// ---- taking a row back ----
+
+// What `body` does, its triggers and row security, is the owner's. Where that is not this session's
+// user, it is restricted.
+template <class F> static bool as_table_owner(Oid owner, F body) {
+    Oid user;
+    int context;
+    GetUserIdAndSecContext(&user, &context);
+    if (user != owner)
+        SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
+                                          SECURITY_RESTRICTED_OPERATION);
+    SPI_connect();
+    bool result = body();
+    SPI_finish();
+    SetUserIdAndSecContext(user, context);
+    return result;
+}
+
+static int stage_of(const Attachment *attachment, const char *name) {
+    for (int i = 0; i < attachment->stage_count; i++)
+        if (strcmp(attachment->stages[i].name, name) == 0)
+            return i;
+    return -1;
+}
+
+// Whoever has the row locked writes its record before he commits: under the lock it is right.
+static bool is_due(const Record &record, TimestampTz now) {
+    return pg::as_owner([&] {
+        pg::Value table = pg::oid_value(record.table);
+        pg::Value key = pg::value(record.key);
+        pg::Value since = pg::value(record.since);
+        return pg::run(&select_newer, table, key, since) == 0 &&
+               pg::run(&select_record, table, key, since, pg::value(now)) > 0;
+    });
+}
+
+// Takes the row back, if it is still stale; whether it did. In a transaction.
+static bool take_back(const Record &record, TimestampTz now) {
+    const Attachment *attachment = find_attachment(record.table);
+    int stage = attachment != nullptr ? stage_of(attachment, record.stage) : -1;
+    if (stage < 0 || attachment->key_count == 0) {
+        forget_record(record); // of a table that is gone, or has other stages now
+        return false;
+    }
+    bool locked = false;
+    bool done = as_table_owner(attachment->owner, [&] {
+        locked = rows::lock_working_row(attachment, stage, record.key);
+        return locked && is_due(record, now) && rows::give_row_back(attachment, stage, record.key);
+    });
+    if (done)
+        return true; // the trigger has seen to the record
+    // Looked at without row security, which may hide it from its owner.
+    bool here = pg::as_owner([&] {
+        return pg::run(&select_newer, pg::oid_value(record.table), pg::value(record.key),
+                       pg::value(record.since)) == 0 &&
+               rows::is_row_working(attachment, stage, record.key);
+    });
+    if (here)
+        postpone(record, locked ? later : soon); // a trigger of the user's keeps it as it is
+    else
+        forget_record(record);
+    return false;
+}
+
+// ---- records of many rows ----
+
+static constinit pg::Statement take_keys{
+    "DELETE FROM pgjobs.working_row WHERE target = $1 AND since = $2 AND stage = $3 "
+    "AND keys IS NOT NULL RETURNING keys, until, due_at, home",
+    {OIDOID, TIMESTAMPTZOID, TEXTOID},
+    nullptr};
+static constinit pg::Statement insert_single{
+    "INSERT INTO pgjobs.working_row (since, due_at, home, target, key, stage) "
+    "SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM pgjobs.working_row w "
+    "WHERE w.target = $4 AND w.key = $5)",
+    {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, OIDOID, TEXTOID, TEXTOID},
+    nullptr};
+
+static void insert_record(const Record &record, TimestampTz since, TimestampTz due_at, int64 home) {
+    pg::as_owner([&] {
+        pg::run(&insert_single, pg::value(since), pg::value(due_at), pg::value(home),
+                pg::oid_value(record.table), pg::value(record.key), pg::value(record.stage));
+    });
+}
+
+// Those of its rows that are still worked on get records of their own. Under the row's lock, so
+// that who moves it later finds that record. One that has changed since has come anew, or its
+// column was written by hand: it is given the whole time again, unless it has a record.
+static void split(const Record &record) {
+    const Attachment *attachment = find_attachment(record.table);
+    int stage = attachment != nullptr ? stage_of(attachment, record.stage) : -1;
+    MemoryContext caller = CurrentMemoryContext;
+    Datum *keys = nullptr;
+    int count = 0;
+    TimestampTz until = 0;
+    TimestampTz due_at = 0;
+    int64 home = 0;
+    pg::as_owner([&] {
+        if (pg::run(&take_keys, pg::oid_value(record.table), pg::value(record.since),
+                    pg::value(record.stage)) == 0)
+            return;
+        until = pg::int64_at(0, 2);
+        due_at = pg::int64_at(0, 3);
+        home = pg::int64_at(0, 4);
+        pg::in_context(caller, [&] {
+            ArrayType *array = DatumGetArrayTypePCopy(pg::datum_at(0, 1));
+            deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &keys, nullptr, &count);
+        });
+    });
+    if (stage < 0 || attachment->key_count == 0 || attachment->changed_at_type != TIMESTAMPTZOID)
+        return;
+    for (int i = 0; i < count; i++) {
+        Record one = {record.table, TextDatumGetCString(keys[i]), record.stage, record.since};
+        bool same = as_table_owner(attachment->owner, [&] {
+            return rows::lock_unchanged_row(attachment, stage, one.key, until);
+        });
+        TimestampTz now = GetCurrentTimestamp();
+        if (same)
+            insert_record(one, record.since, due_at, home);
+        else if (pg::as_owner([&] { return rows::is_row_working(attachment, stage, one.key); }))
+            insert_record(one, now, now + attachment->stages[stage].stale_after, home);
+    }
+}
+
+// ---- the process ----
+
+static bool attempt(void (*body)(void *), void *argument, pg::Failure *failure) {
+    return pg::try_transaction("pgjobs: taking back stale rows", body, argument, failure);
+}
+
+template <class F> static bool attempt(F body, pg::Failure *failure) {
+    return attempt([](void *argument) { (*static_cast<F *>(argument))(); }, &body, failure);
+}
+
+static bool settle(const Record &record, TimestampTz now) {
+    if (record.key != nullptr)
+        return take_back(record, now);
+    split(record);
+    return true; // there is more to do
+}
+
+static void settle_alone(const Record &record, TimestampTz now) {
+    pg::Failure failure;
+    if (attempt([&] { settle(record, now); }, &failure))
+        return;
+    ereport(LOG,
+            errmsg("pgjobs could not take row %s of the table with oid %u back: %s",
+                   record.key != nullptr ? record.key : "s", record.table, failure.message),
+            errdetail("SQLSTATE %s; tried again in a minute.", unpack_sql_state(failure.sqlstate)));
+    attempt([&] { postpone(record, later); }, &failure);
+}
+
+// Every due row of the table, a transaction for each, so that one that raises stops no other: each
+// is taken back, or put off. False if that was not possible.
+static bool work_off(Oid table) {
+    TimestampTz now = GetCurrentTimestamp();
+    MemoryContext context =
+        AllocSetContextCreate(CurrentMemoryContext, "pgjobs stale rows", ALLOCSET_DEFAULT_SIZES);
+    bool more = true;
+    bool done = true;
+    while (more && done) {
+        more = false;
+        pg::in_context(context, [&] {
+            Due *due = nullptr;
+            pg::Failure failure;
+            done = attempt(
+                [&] {
+                    if (extension_exists())
+                        due = pg::in_context(context, [&] { return list_due(now, table); });
+                },
+                &failure);
+            for (int i = 0; due != nullptr && i < due->count; i++) {
+                CHECK_FOR_INTERRUPTS();
+                settle_alone(due->records[i], now);
+            }
+            more = due != nullptr && due->count > 0;
+        });
+        MemoryContextReset(context);
+    }
+    MemoryContextDelete(context);
+    return done;
+}
+
+// What the process is told.
+struct Errand {
+    Oid database;
+    Oid table;
+    Oid role;
+};
+static_assert(sizeof(Errand) <= BGW_EXTRALEN);
+
+static Errand errand;
+
+static void leave(int, Datum) {
+    Database *database = find_database(errand.database);
+    if (database == nullptr)
+        return;
+    pg_atomic_write_u32(&database->row_reaper, 0);
+    lower_next_due(database, GetCurrentTimestamp());
+    request_work(database, work_due);
+}
+
+static void settle_settings() {
+    static const char *const values[][2] = {{"lock_timeout", "1s"},
+                                            {"idle_in_transaction_session_timeout", "0"},
+                                            {"default_transaction_isolation", "read committed"},
+                                            {"default_transaction_deferrable", "off"},
+                                            {"session_replication_role", "origin"},
+                                            {"row_security", "on"},
+                                            {"application_name", "pgjobs row reaper"}};
+    for (const auto &value : values)
+        SetConfigOption(value[0], value[1], PGC_SUSET, PGC_S_OVERRIDE);
+    pg::disable_transaction_timeout();
+}
+
+// ---- the worker's side ----
+
+static BackgroundWorkerHandle *process; // nullptr: none runs
+static Errand under_way;
+static TimestampTz began;
+
+static bool start(const Errand &what) {
+    BackgroundWorker worker{};
+    worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+    worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+    worker.bgw_restart_time = BGW_NEVER_RESTART;
+    worker.bgw_notify_pid = MyProcPid;
+    memcpy(worker.bgw_extra, &what, sizeof(what));
+    strlcpy(worker.bgw_library_name, "pgjobs", sizeof(worker.bgw_library_name));
+    strlcpy(worker.bgw_function_name, "pgjobs_row_reaper_main", sizeof(worker.bgw_function_name));
+    snprintf(worker.bgw_name, BGW_MAXLEN, "pgjobs row reaper for table %u", what.table);
+    strlcpy(worker.bgw_type, "pgjobs row reaper", sizeof(worker.bgw_type));
+    began = GetCurrentTimestamp();
+    under_way = what;
+    return pg::in_context(TopMemoryContext,
+                          [&] { return RegisterDynamicBackgroundWorker(&worker, &process); });
+}
+
+static bool can_connect(Oid role) {
+    HeapTuple tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+    if (!HeapTupleIsValid(tuple))
+        return false;
+    bool login = reinterpret_cast<Form_pg_authid>(GETSTRUCT(tuple))->rolcanlogin;
+    ReleaseSysCache(tuple);
+    return (login || pg::connect_without_login != 0) && pg::may_connect(role);
+}
+
+// What is to be done next; a table that is gone needs no owner. In a transaction.
+static bool find_errand(TimestampTz now, Errand *what, bool *connectable, TimestampTz *next) {
+    Due *due = list_due(now, InvalidOid);
+    if (due->count == 0) {
+        pg::as_owner([&] {
+            if (pg::run(&select_next, pg::value(now), pg::oid_value(MyDatabaseId)) > 0)
+                *next = Min(*next, pg::int64_at(0, 1));
+        });
+        return false;
+    }
+    what->database = MyDatabaseId;
+    what->table = due->records[0].table;
+    HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(what->table));
+    if (HeapTupleIsValid(tuple)) {
+        what->role = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->relowner;
+        ReleaseSysCache(tuple);
+    }
+    *connectable = OidIsValid(what->role) && can_connect(what->role);
+    return true;
+}
+
+// A process that has ended has left nothing that was due when it began, unless something went
+// wrong.
+static void see_after(TimestampTz now) {
+    pg::Failure failure;
+    attempt(
+        [&] {
+            pg::as_owner([&] {
+                pg::run(&postpone_table, pg::oid_value(under_way.table), pg::value(began),
+                        pg::value(now + later));
+            });
+        },
+        &failure);
+}
+
+void look(Database *, TimestampTz *next) {
+    TimestampTz now = GetCurrentTimestamp();
+    if (process != nullptr) {
+        pid_t pid;
+        if (GetBackgroundWorkerPid(process, &pid) != BGWH_STOPPED) {
+            *next = Min(*next, now + soon); // it calls when it has done
+            return;
+        }
+        pfree(process);
+        process = nullptr;
+        see_after(now);
+    }
+    Errand what{};
+    bool connectable = false;
+    bool found = false;
+    pg::Failure failure{};
+    if (!attempt([&] { found = find_errand(now, &what, &connectable, next); }, &failure)) {
+        *next = Min(*next, now + soon);
+        return;
+    }
+    if (!found)
+        return;
+    *next = Min(*next, now + soon);
+    if (!connectable || !start(what)) {
+        if (work_off(what.table))
+            *next = Min(*next, now);
+    }
+}
+
+// pgjobs._reap_rows(now timestamptz) -> bigint
+PGJOBS_FUNCTION(_reap_rows) {
+    pg::require_writable("pgjobs._reap_rows()");
+    require_administrator("run pgjobs' duties");
+    TimestampTz now = pg::finite(DatumGetTimestampTz(pg::required(fcinfo, 0, "now")), "now");
+    int64 done = 0;
+    Due *due;
+    bool more = true;
+    while (more) {
+        more = false; // what is left, somebody has
+        due = list_due(now, InvalidOid);
+        for (int i = 0; i < due->count; i++) {
+            bool settled = settle(due->records[i], now);
+            done += settled && due->records[i].key != nullptr;
+            more |= settled;
+        }
+        row_changes::write_records(); // that those are not listed again
+    }
+    PG_RETURN_INT64(done);
+}
+
+} // namespace pgjobs::stale
+
+extern "C" PGDLLEXPORT void pgjobs_row_reaper_main(Datum argument);
+
+void pgjobs_row_reaper_main(Datum) {
+    using namespace pgjobs; // the server calls this by name, outside of any namespace
+    memcpy(&stale::errand, MyBgworkerEntry->bgw_extra, sizeof(stale::errand));
+    pqsignal(SIGTERM, die);
+    on_shmem_exit(stale::leave, 0); // after the connection has ended
+    Database *database = find_database(stale::errand.database);
+    if (database == nullptr)
+        proc_exit(0);
+    pg_atomic_write_u32(&database->row_reaper, static_cast<uint32>(MyProcPid));
+    BackgroundWorkerUnblockSignals();
+    BackgroundWorkerInitializeConnectionByOid(stale::errand.database, stale::errand.role,
+                                              pg::connect_without_login);
+    stale::settle_settings();
+    enable_timeout_after(STATEMENT_TIMEOUT, stale::longest_statement);
+    stale::work_off(stale::errand.table);
+    proc_exit(0);
+}
