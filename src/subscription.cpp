@@ -79,7 +79,7 @@ static void update(pg::Statement *statement, const Subscription &changed, V... v
 }
 #define UPDATE(changes)                                                                            \
     "UPDATE pgjobs.subscription s SET " changes " WHERE s.id = $1 AND s.ctid = $2 RETURNING "      \
-                                                "s.ctid"
+    "s.ctid"
 
 [[noreturn]] static void no_such(const char *name) {
     ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
