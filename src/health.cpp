@@ -3,7 +3,7 @@
 #include "health.hpp"
 
 #include "acl.hpp"
-#include "attach.hpp"
+#include "attached.hpp"
 #include "catalog.hpp"
 #include "core/version.hpp"
 #include "count.hpp"
@@ -359,7 +359,7 @@ static void check_attached(FunctionCallInfo fcinfo) {
     const char *fault = nullptr;
     ListCell *cell;
     foreach (cell, tables) {
-        const char *found = fault == nullptr ? attach::fault_of(lfirst_oid(cell)) : nullptr;
+        const char *found = fault == nullptr ? attached::fault_of(lfirst_oid(cell)) : nullptr;
         const Attachment *attachment =
             fault == nullptr ? find_attachment(lfirst_oid(cell)) : nullptr;
         if (found == nullptr && attachment != nullptr && !attachment->at_home)

@@ -1,7 +1,7 @@
 #include "home.hpp"
 
 #include "acl.hpp"
-#include "attach.hpp"
+#include "attached.hpp"
 #include "changes.hpp"
 #include "history.hpp"
 #include "life.hpp"
@@ -50,7 +50,7 @@ PGJOBS_FUNCTION(resume) {
                                                                             : insert_new();
         bool adopted = pg::run(&adopt_queues, pg::value(home)) > 0;
         adopted |= pg::run(&adopt_topics, pg::value(home)) > 0;
-        attach::adopt(home);
+        attached::adopt(home);
         if (adopted)
             acl::find_roles_again();
         TimestampTz now = GetCurrentTimestamp();

@@ -1,9 +1,9 @@
-// Attaching tables: making and removing the triggers and the index.
+// Tables that are attached: what is wrong with them, the view, and what a restore leaves to do.
 #pragma once
 
 #include "attachment.hpp"
 
-namespace pgjobs::attach {
+namespace pgjobs::attached {
 
 // Makes this the home of all attached tables that have another. Inside as_owner.
 void adopt(int64 home);
@@ -12,4 +12,4 @@ void adopt(int64 home);
 // is.
 const char *fault_of(Oid oid);
 
-} // namespace pgjobs::attach
+} // namespace pgjobs::attached
