@@ -3,6 +3,7 @@
 #include "changes.hpp"
 #include "life.hpp"
 #include "log.hpp"
+#include "log_end.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
 #include "setback.hpp"
@@ -71,7 +72,7 @@ PGJOBS_FUNCTION(subscribe_queue) {
     int16 number = stage == nullptr ? 1 : stage_number(ends.queue, stage);
     life::lock_queue(ends.queue);
     log::lock_topic(ends.topic);
-    log::set_fed(ends.topic); // before the place is looked up: whoever commits behind it calls
+    log_end::set_fed(ends.topic); // before the place is looked up: whoever commits behind it calls
     int64 place = log::settle(ends.topic).position;
     auto id =
         static_cast<int32>(store::next_id(get_relname_relid("feed_id_seq", relations()->schema)));
@@ -213,7 +214,7 @@ static Delivered deliver_one(const Feed &feed, TimestampTz now) {
     if (queue == nullptr || topic == nullptr)
         return delivered;
     life::lock_queue(queue);
-    log::set_fed(topic); // a prepared transaction may have subscribed before the server's start
+    log_end::set_fed(topic); // a prepared transaction may have subscribed before the server's start
     MemoryContext scratch =
         AllocSetContextCreate(CurrentMemoryContext, "pgjobs message", ALLOCSET_DEFAULT_SIZES);
     int visited = 0;

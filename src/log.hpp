@@ -15,7 +15,6 @@
 namespace pgjobs::log {
 
 constexpr int most_together = 256; // messages that are registered and written in one go
-constexpr int64 block = 1024;      // positions that the topic's sequence gives out at a time
 
 // ---- writing ----
 
@@ -33,10 +32,6 @@ void lock_topic(const Topic *topic);
 
 // Appends messages in order and fills in their positions, which rise.
 void append(const Topic *topic, const Draft *drafts, int count, int64 *positions);
-
-// What this process was about to write at this nesting level or below is not written any more: its
-// positions are holes. For callbacks.
-void leave(int level);
 
 // ---- reading ----
 
@@ -96,33 +91,5 @@ int64 place_before(const Topic *topic, TimestampTz at);
 // The last position that was given out, or lies before all that will be; 25006 on a standby, where
 // nobody registers.
 int64 last_position(const Topic *topic);
-
-// No position was given out from here on.
-int64 next_position(const Topic *topic);
-
-// From now on, who publishes calls the worker to deliver.
-void set_fed(const Topic *topic);
-bool is_fed(int32 topic); // for callbacks
-
-// Whether the topic has a place in shared memory, or has got one.
-bool has_place(const Topic *topic);
-
-// ---- segments ----
-
-void segment_name(int32 segment, char *name); // NAMEDATALEN
-void sequence_name(int32 topic, char *name);  // NAMEDATALEN
-// Whether messages were written to the newest segment, and when it should be closed.
-bool is_written(const Topic *topic, TimestampTz *rotate_at);
-bool is_current(const Topic *topic, int32 segment);
-// The last committed position in a segment, 0 without any. The caller has locked it against
-// writers.
-int64 last_in(int32 segment);
-// For callbacks: new messages go to this segment.
-void move_to(int32 topic, int32 segment, Oid leaf, int64 span);
-// For callbacks: the topic is gone (0: all of the database's).
-void drop(Oid database, int32 topic);
-
-// Time that a segment of a topic with this retention is written to, microseconds.
-int64 span_of(int64 retention);
 
 } // namespace pgjobs::log

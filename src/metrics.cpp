@@ -2,6 +2,7 @@
 #include "acl.hpp"
 #include "catalog.hpp"
 #include "count.hpp"
+#include "log_end.hpp"
 #include "notify.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
@@ -163,7 +164,7 @@ static void append_topics(StringInfo out) {
                  "Every position up to here was published or never will be.");
     for (int i = 0; i < topics.count; i++) {
         const Topic *topic = find_topic(topics.ids[i]);
-        if (topic == nullptr || !log::has_place(topic))
+        if (topic == nullptr || !log_end::has_place(topic))
             continue;
         begin_sample(out, "pgjobs_topic_last_position", {"topic", topic->name});
         end_sample(out, log::last_position(topic));
@@ -191,7 +192,7 @@ static void append_readers(StringInfo out, TimestampTz now) {
     readers::Readers readers = readers::all();
     auto *lags = static_cast<log::Lag *>(palloc0(sizeof(log::Lag) * (readers.count + 1)));
     for (int i = 0; i < readers.count; i++)
-        if (log::has_place(readers.list[i].topic))
+        if (log_end::has_place(readers.list[i].topic))
             lags[i] = log::lag_of(readers.list[i].topic, readers.list[i].position);
     begin_family(out, "pgjobs_subscription_lag_messages", "gauge",
                  "Positions that a subscription, or a queue that subscribes, is behind.");

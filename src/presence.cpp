@@ -5,7 +5,7 @@
 #include "changes.hpp"
 #include "frontier.hpp"
 #include "lease.hpp"
-#include "log.hpp"
+#include "log_end.hpp"
 #include "notify.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
@@ -36,7 +36,7 @@ void extension_gone(Database *database) {
     lease::forget_all(database->oid);
     notify::drop_all_hints(database->oid);
     frontier::drop_all(database->oid);
-    log::drop(database->oid, 0);
+    log_end::drop(database->oid, 0);
     wait::wake_all(database->oid);
     wake_process(pg_atomic_read_u32(&database->worker));
 }
@@ -45,7 +45,7 @@ void database_gone(Oid oid) {
     lease::forget_all(oid);
     notify::drop_all_hints(oid);
     frontier::drop_all(oid);
-    log::drop(oid, 0);
+    log_end::drop(oid, 0);
     pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
         for (int i = 0; i < settings::max_databases; i++)
             if (databases[i].oid == oid) {

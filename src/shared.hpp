@@ -20,7 +20,8 @@ enum Work : uint32 {
     work_rescan = 8,    // hints were lost: look at the tables
     work_prepared = 16, // a prepared transaction has touched jobs
     work_count = 32,    // jobs are to be counted
-    work_deliver = 64   // messages were published to a topic that a queue subscribes to
+    work_deliver = 64,  // messages were published to a topic that a queue subscribes to
+    work_topics = 128   // a topic has changed
 };
 
 // One database that has, or may have, the extension. Found by `oid`; a place is never moved, so an
@@ -100,12 +101,11 @@ struct StageScan {
     core::Scan scan; // [lock of the place]
 };
 
-// Where the log of a topic ends; see log.hpp. Unlike the rest this is no hint: who publishes takes
-// positions here, and blocks of them come from the topic's sequence. A place is taken under the
-// topics lock; everything in it is guarded by its own spinlock, and so is the Publisher of a
+// Where the log of a topic ends; see log_end.hpp. Unlike the rest this is no hint: who publishes
+// takes positions here, and blocks of them come from the topic's sequence. A place is taken under
+// the topics lock; everything in it is guarded by its own spinlock, and so is the Publisher of a
 // process that names it.
-struct TopicEnd {
-    slock_t lock;
+struct LogEnd {
     Oid database; // InvalidOid: free
     Oid log;      // the table: a new extension counts its topics from 1 again
     int32 topic;
@@ -118,6 +118,9 @@ struct TopicEnd {
     TimestampTz latest;    // published_at of the last message: times never go back
     TimestampTz rotate_at; // the segment is full then; never while it is empty
     int64 span;            // time that a segment is written to
+};
+struct TopicEnd : LogEnd {
+    slock_t lock;
 };
 
 // A process that has taken positions and not yet written all of their rows; indexed by its place

@@ -2,6 +2,7 @@
 #include "changes.hpp"
 #include "life.hpp"
 #include "log.hpp"
+#include "log_end.hpp"
 #include "message.hpp"
 #include "payload.hpp"
 #include "pg/function.hpp"
@@ -402,7 +403,7 @@ PGJOBS_FUNCTION(_lag) {
     Datum values[2] = {};
     bool nulls[2] = {true, true};
     if (topic != nullptr && !RecoveryInProgress() &&
-        has_right(topic, monitor | Right::subscribe | own) && log::has_place(topic)) {
+        has_right(topic, monitor | Right::subscribe | own) && log_end::has_place(topic)) {
         log::Lag lag = log::lag_of(topic, place);
         values[0] = Int64GetDatum(lag.messages);
         values[1] = TimestampTzGetDatum(lag.since);

@@ -4,7 +4,7 @@
 #include "frontier.hpp"
 #include "inject.hpp"
 #include "lease.hpp"
-#include "log.hpp"
+#include "log_end.hpp"
 #include "notify.hpp"
 #include "outbox.hpp"
 #include "pending.hpp"
@@ -164,36 +164,38 @@ static void tell_readers(Database *database, int level) {
         int32 topic = pending.topics.data[i - 1].topic;
         if (pg_atomic_read_u32(&database->waiters) != 0)
             wait::wake_readers(database->oid, topic);
-        fed |= log::is_fed(topic);
+        fed |= log_end::is_fed(topic);
     }
     if (fed)
         request_work(database, work_deliver);
 }
 
-static void tell_segments() {
+static void tell_segments(Database *database) {
     for (int i = 0; i < pending.segments.count; i++) {
         const SegmentEntry *entry = &pending.segments.data[i];
         if (entry->first)
             continue;
         if (entry->segment == 0)
-            log::drop(MyDatabaseId, entry->topic);
+            log_end::drop(MyDatabaseId, entry->topic);
         else
-            log::move_to(entry->topic, entry->segment, entry->leaf, entry->span);
+            log_end::move_to(entry->topic, entry->segment, entry->leaf, entry->span);
     }
+    if (pending.segments.count > 0 && database != nullptr)
+        request_work(database, work_topics);
 }
 
 // Topics that never were: this transaction may have published to them.
 static void forget_new_topics(int level) {
     for (int i = pending.segments.count; i > 0 && pending.segments.data[i - 1].level >= level; i--)
         if (pending.segments.data[i - 1].first)
-            log::drop(MyDatabaseId, pending.segments.data[i - 1].topic);
+            log_end::drop(MyDatabaseId, pending.segments.data[i - 1].topic);
 }
 
 // What is undone from this level on leaves ready jobs ready. Whoever passed them while they were
 // locked must look again.
 static void tell_undone(int level) {
     frontier::leave();
-    log::leave(level);
+    log_end::leave_undone(level);
     forget_new_topics(level);
     if (has_locked_rows() || has_changed_rows(level))
         frontier::forget_all(MyDatabaseId);
@@ -268,7 +270,7 @@ static void tell() {
     else
         tell_frontier(1, true, false); // before anybody is woken
     tell_figures(database);
-    tell_segments();
+    tell_segments(database);
     tell_catalog(database);
     if (database == nullptr)
         return; // no place in shared memory: pgjobs.max_databases

@@ -4,9 +4,11 @@
 #include "changes.hpp"
 #include "home.hpp"
 #include "log.hpp"
+#include "log_end.hpp"
 #include "payload.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
+#include "segment.hpp"
 #include "shared.hpp"
 #include "store.hpp"
 
@@ -16,7 +18,7 @@ namespace pgjobs::topic {
 
 static Oid sequence_of(int32 topic) {
     char name[NAMEDATALEN];
-    log::sequence_name(topic, name);
+    log_end::sequence_name(topic, name);
     return get_relname_relid(name, relations()->schema);
 }
 
@@ -37,9 +39,9 @@ static void own_sequence(int32 topic) {
 
 static void make_sequence(int32 topic) {
     char name[NAMEDATALEN];
-    log::sequence_name(topic, name);
+    log_end::sequence_name(topic, name);
     pg::run_utility(
-        psprintf("CREATE SEQUENCE pgjobs.%s INCREMENT BY " INT64_FORMAT, name, log::block));
+        psprintf("CREATE SEQUENCE pgjobs.%s INCREMENT BY " INT64_FORMAT, name, log_end::block));
     own_sequence(topic);
 }
 
@@ -89,7 +91,7 @@ static constinit pg::Statement insert_segment{
 static Oid make_table(int32 segment) {
     LockRelationOid(relations()->log, ShareUpdateExclusiveLock);
     char name[NAMEDATALEN];
-    log::segment_name(segment, name);
+    segment::name_of(segment, name);
     pg::use_default_storage();
     pg::run_utility(psprintf("CREATE TABLE pgjobs.%s (LIKE pgjobs.log INCLUDING DEFAULTS) "
                              "WITH (vacuum_truncate = off, toast.vacuum_truncate = off, "
@@ -111,7 +113,7 @@ static void make_segment(int32 topic, int64 retention, int64 floor, TimestampTz 
     Oid leaf = make_table(id);
     pg::run(&close_segment, pg::value(topic), pg::value(now));
     pg::run(&insert_segment, pg::value(id), pg::value(topic), pg::value(floor), pg::value(now));
-    changes::segment_made(topic, id, leaf, log::span_of(retention));
+    changes::segment_made(topic, id, leaf, log_end::span_of(retention));
 }
 
 // ---- create, alter, drop ----
@@ -181,7 +183,7 @@ PGJOBS_FUNCTION(alter_topic) {
     pg::as_owner(
         [&] { pg::run(&update_topic, pg::value(topic->id), pg::value(PG_GETARG_DATUM(1))); });
     const Segment &newest = topic->segments[topic->segment_count - 1];
-    changes::segment_made(topic->id, newest.id, InvalidOid, log::span_of(retention));
+    changes::segment_made(topic->id, newest.id, InvalidOid, log_end::span_of(retention));
     changes::due_at(GetCurrentTimestamp());
     PG_RETURN_VOID();
 }
@@ -209,10 +211,10 @@ static void drop_relation(const char *kind, const char *name) {
 static void drop_log(const Topic *topic) {
     char name[NAMEDATALEN];
     for (int i = 0; i < topic->segment_count; i++) {
-        log::segment_name(topic->segments[i].id, name);
+        segment::name_of(topic->segments[i].id, name);
         drop_relation("TABLE", name);
     }
-    log::sequence_name(topic->id, name);
+    log_end::sequence_name(topic->id, name);
     drop_relation("SEQUENCE", name);
 }
 
@@ -264,9 +266,9 @@ static constinit pg::Statement raise_pruned{
 // queue subscribes to is kept until it has its jobs. False: later.
 static bool drop_segment(const Topic *topic, int32 segment) {
     char name[NAMEDATALEN];
-    log::segment_name(segment, name);
+    segment::name_of(segment, name);
     Oid leaf = get_relname_relid(name, relations()->schema);
-    if (log::is_current(topic, segment))
+    if (log_end::is_current(topic, segment))
         return false;
     if (OidIsValid(leaf)) {
         if (!ConditionalLockRelationOid(relations()->log, AccessExclusiveLock))
@@ -275,7 +277,7 @@ static bool drop_segment(const Topic *topic, int32 segment) {
             UnlockRelationOid(relations()->log, AccessExclusiveLock);
             return false;
         }
-        int64 last = log::last_in(segment);
+        int64 last = segment::last_in(segment);
         pg::run(&select_slowest, pg::value(topic->id), pg::value(last));
         if (pg::int64_at(0, 1) < last) {
             UnlockRelationOid(leaf, AccessExclusiveLock);
@@ -319,15 +321,15 @@ static int64 drop_old(const Topic *topic, TimestampTz now, TimestampTz *next) {
 // Publishers go to the newest segment as soon as who made it has committed. It cannot have a
 // successor before: in between, they would write above that one's floor, two segments back.
 static void rotate(const Topic *topic, TimestampTz now, TimestampTz *next) {
-    TimestampTz rotate_at;
-    if (!log::is_written(topic, &rotate_at) ||
-        !log::is_current(topic, topic->segments[topic->segment_count - 1].id))
+    TimestampTz rotate_at = log_end::rotation_time(topic);
+    if (rotate_at == never ||
+        !log_end::is_current(topic, topic->segments[topic->segment_count - 1].id))
         return;
     if (rotate_at > now) {
         *next = Min(*next, rotate_at);
         return;
     }
-    make_segment(topic->id, topic->retention, log::next_position(topic), now);
+    make_segment(topic->id, topic->retention, log_end::next_position(topic), now);
     *next = Min(*next, now + topic->retention);
 }
 
@@ -336,7 +338,7 @@ int64 keep(TimestampTz now, TimestampTz *next) {
     int64 dropped = 0;
     for (int i = 0; i < topics.count; i++) {
         const Topic *topic = find_topic(topics.ids[i]);
-        if (topic == nullptr || !log::has_place(topic))
+        if (topic == nullptr || !log_end::has_place(topic))
             continue; // health() says so
         own_sequence(topic->id);
         rotate(topic, now, next);
@@ -367,7 +369,7 @@ PGJOBS_FUNCTION(_topic_figures) {
     Datum values[3] = {};
     bool nulls[3] = {true, true, true};
     if (topic != nullptr && !RecoveryInProgress() && has_right(topic, monitor | subscribe | own) &&
-        log::has_place(topic)) {
+        log_end::has_place(topic)) {
         values[0] = Int64GetDatum(log::last_position(topic));
         nulls[0] = false;
         log::scan(topic, 0, log::pass_gap, [&](const log::Message &first) {

@@ -2,6 +2,7 @@
 // falls behind retention loses messages.
 #include "acl.hpp"
 #include "health.hpp"
+#include "log_end.hpp"
 #include "readers.hpp"
 #include "settings.hpp"
 
@@ -24,7 +25,7 @@ static void check_publishers(FunctionCallInfo fcinfo, const acl::Visible &topics
         const Topic *topic = find_topic(topics.ids[i]);
         if (topic == nullptr)
             continue;
-        if (!log::has_place(topic)) {
+        if (!log_end::has_place(topic)) {
             placeless++;
             continue;
         }
@@ -50,7 +51,7 @@ static const char *fault_of(const readers::Reader &reader, TimestampTz now) {
         return psprintf("%s \"%s\" has not read messages of topic \"%s\" that were dropped; see "
                         "pgjobs.seek()",
                         what, reader.name, reader.topic->name);
-    if (!reader.queue || !reader.topic->home || !log::has_place(reader.topic))
+    if (!reader.queue || !reader.topic->home || !log_end::has_place(reader.topic))
         return nullptr;
     log::Lag lag = log::lag_of(reader.topic, reader.position);
     if (lag.messages == 0 || now - lag.since < late)
