@@ -15,7 +15,7 @@ Pending pending;
 
 static void clear() {
     pending = {};
-    pending.next_due = never;
+    pending.next_due = pending.rows_due = never;
 }
 
 void forget() {
@@ -300,6 +300,11 @@ bool notes_all() { return !pending.any || pending.everything.level == 0; }
 void due_at(TimestampTz at) {
     begin();
     note_due(at);
+}
+
+void row_due_at(TimestampTz at) {
+    due_at(at);
+    pending.rows_due = Min(pending.rows_due, at);
 }
 
 void everything_changed() {

@@ -53,6 +53,8 @@ bool notes_all();
 
 // At commit: something is due then.
 void due_at(TimestampTz at);
+// The same; what is due is to look for stale rows of attached tables.
+void row_due_at(TimestampTz at);
 
 // All rows may have changed.
 void everything_changed();

@@ -89,6 +89,7 @@ struct Pending {
     bool leases_lost;   // leases does not list all
     Oid dropped_database;
     TimestampTz next_due;
+    TimestampTz rows_due;
     Database *database;
     Oid jobs; // the table
     Entries<QueueTally> queues;

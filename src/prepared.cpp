@@ -51,6 +51,7 @@ static void tell_everything(Oid oid) {
             database->probed = false; // the extension may have come
     });
     pg_atomic_write_u32(&database->leases_lost, 1);
+    lower_rows_due(database, 0);
     pg_atomic_write_u32(&database->notify_all, 1);
     pg_atomic_write_u32(&database->uncounted, 1); // what it changed can be counted now
     wait::wake_all(oid);

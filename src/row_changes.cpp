@@ -138,7 +138,7 @@ static void begin_stage(Record *record, const RowStage *stage, TimestampTz since
     record->stage = stage->name;
     record->since = since;
     record->due_at = since + stage->stale_after;
-    changes::due_at(record->due_at);
+    changes::row_due_at(record->due_at);
 }
 
 static void note_timed(const RowShape *shape, TupleTableSlot *row, const Move &move) {

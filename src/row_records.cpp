@@ -1,5 +1,6 @@
 #include "row_records.hpp"
 
+#include "changes.hpp"
 #include "pg/spi.hpp"
 #include "row_changes.hpp"
 
@@ -86,7 +87,8 @@ static constinit pg::Statement adopt_records{
 void make(Oid oid) {
     Relation table = relation_open(oid, NoLock);
     const RowShape *shape = find_shape(table);
-    pg::run(&adopt_records, pg::oid_value(oid), pg::value(shape->attachment->home));
+    if (pg::run(&adopt_records, pg::oid_value(oid), pg::value(shape->attachment->home)) > 0)
+        changes::row_due_at(GetCurrentTimestamp());
     if (shape->attachment->timed != 0)
         record_rows_of(table, shape);
     relation_close(table, NoLock);

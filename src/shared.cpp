@@ -65,6 +65,7 @@ static void set_up_databases() {
         pg_atomic_init_u32(&database->claimed, 0);
         pg_atomic_init_u32(&database->notify_all, 1); // whoever listened before must look once
         pg_atomic_init_u32(&database->uncounted, 1);
+        pg_atomic_init_u64(&database->rows_due, 0);
         pg_atomic_init_u32(&database->row_reaper, 0);
     }
 }
@@ -182,6 +183,7 @@ static void take_place(Database *database, Oid oid) {
     database->failures = 0;
     pg_atomic_write_u32(&database->work, 0);
     pg_atomic_write_u64(&database->next_due, never);
+    pg_atomic_write_u64(&database->rows_due, 0);
     pg_atomic_write_u32(&database->leases_lost, 1);
     pg_atomic_write_u32(&database->prepared_lost, 1);
     pg_atomic_write_u32(&database->notify_all, 1);
@@ -220,13 +222,17 @@ void request_work(Database *database, uint32 bits) {
     wake_process(worker > 0 ? worker : pg_atomic_read_u32(&shared->launcher));
 }
 
-bool keep_next_due(Database *database, TimestampTz at) {
-    uint64 before = pg_atomic_read_u64(&database->next_due);
+static bool lower(pg_atomic_uint64 *time, TimestampTz at) {
+    uint64 before = pg_atomic_read_u64(time);
     while (at < static_cast<TimestampTz>(before))
-        if (pg_atomic_compare_exchange_u64(&database->next_due, &before, static_cast<uint64>(at)))
+        if (pg_atomic_compare_exchange_u64(time, &before, static_cast<uint64>(at)))
             return true;
     return false;
 }
+
+bool keep_next_due(Database *database, TimestampTz at) { return lower(&database->next_due, at); }
+
+void lower_rows_due(Database *database, TimestampTz at) { lower(&database->rows_due, at); }
 
 void lower_next_due(Database *database, TimestampTz at) {
     if (keep_next_due(database, at))

@@ -53,6 +53,7 @@ struct Database {
     uint32 next_event;              // ring of events: count put in            [events lock]
     uint64 first_text;              // ring of announcements: bytes taken out  [events lock]
     uint64 next_text;               // ring of announcements: bytes put in     [events lock]
+    pg_atomic_uint64 rows_due;      // TimestampTz at which a row may be stale, or never
     pg_atomic_uint32 row_reaper;    // pid of the process that takes stale rows back, 0 without
 };
 
@@ -251,5 +252,7 @@ void request_work(Database *database, uint32 bits);
 void lower_next_due(Database *database, TimestampTz at);
 // For the worker itself: without telling.
 bool keep_next_due(Database *database, TimestampTz at);
+// Lowers the time at which rows of attached tables may be stale; without telling.
+void lower_rows_due(Database *database, TimestampTz at);
 
 } // namespace pgjobs

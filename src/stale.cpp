@@ -301,6 +301,7 @@ static void leave(int, Datum) {
     if (database == nullptr)
         return;
     pg_atomic_write_u32(&database->row_reaper, 0);
+    lower_rows_due(database, 0);
     lower_next_due(database, GetCurrentTimestamp());
     request_work(database, work_due);
 }
@@ -385,7 +386,23 @@ static void see_after(TimestampTz now) {
         &failure);
 }
 
-void look(Database *, TimestampTz *next) {
+// Looks whether something is due; returns when to look again.
+static TimestampTz look_for_errand(TimestampTz now) {
+    Errand what{};
+    TimestampTz next = never;
+    bool connectable = false;
+    bool found = false;
+    pg::Failure failure{};
+    if (!attempt([&] { found = find_errand(now, &what, &connectable, &next); }, &failure))
+        return now + soon;
+    if (!found)
+        return next;
+    if ((!connectable || !start(what)) && work_off(what.table))
+        return now;
+    return now + soon;
+}
+
+void look(Database *database, TimestampTz *next) {
     TimestampTz now = GetCurrentTimestamp();
     if (process != nullptr) {
         pid_t pid;
@@ -397,21 +414,12 @@ void look(Database *, TimestampTz *next) {
         process = nullptr;
         see_after(now);
     }
-    Errand what{};
-    bool connectable = false;
-    bool found = false;
-    pg::Failure failure{};
-    if (!attempt([&] { found = find_errand(now, &what, &connectable, next); }, &failure)) {
-        *next = Min(*next, now + soon);
-        return;
-    }
-    if (!found)
-        return;
-    *next = Min(*next, now + soon);
-    if (!connectable || !start(what)) {
-        if (work_off(what.table))
-            *next = Min(*next, now);
-    }
+    auto due = static_cast<TimestampTz>(
+        pg_atomic_exchange_u64(&database->rows_due, static_cast<uint64>(never)));
+    if (due <= now)
+        due = look_for_errand(now);
+    lower_rows_due(database, due);
+    *next = Min(*next, due);
 }
 
 // pgjobs._reap_rows(now timestamptz) -> bigint

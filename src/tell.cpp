@@ -283,6 +283,7 @@ static void tell() {
         pg_atomic_write_u32(&database->notify_all, 1);
         request_work(database, work_notify | work_rescan | work_deliver);
     }
+    lower_rows_due(database, pending.everything.level > 0 ? 0 : pending.rows_due);
     if (pending.next_due != never)
         lower_next_due(database, pending.next_due);
 }

@@ -24,6 +24,7 @@ static void leave(int, Datum) {
         pg_atomic_write_u32(&my_database->prepared_lost, 1);
         pg_atomic_write_u32(&my_database->uncounted, 1);
         keep_next_due(my_database, GetCurrentTimestamp());
+        lower_rows_due(my_database, 0);
         pg_atomic_fetch_or_u32(&my_database->work, work_notify | work_rescan | work_deliver);
     }
     pg_atomic_write_u32(&my_database->worker, 0);

@@ -48,7 +48,7 @@ is($node->safe_psql('other', q{SELECT count(*) FROM pg_namespace WHERE nspname =
 # Every function and procedure, private ones too, called with NULLs for what has no default.
 my @routines = split /\n/, $node->safe_psql('postgres', q{
     SELECT CASE p.prokind WHEN 'p' THEN 'CALL ' ELSE 'SELECT ' END || p.oid::regproc || '(' || array_to_string(ARRAY(
-            SELECT 'NULL::' || format_type(t, NULL)
+            SELECT 'NULL::' || CASE t WHEN 'anyelement'::regtype THEN 'pgjobs.queue' ELSE format_type(t, NULL) END
             FROM unnest(p.proargtypes::oid[]) WITH ORDINALITY AS a (t, n)), ', ') || ')'
     FROM pg_proc p
     WHERE p.pronamespace = 'pgjobs'::regnamespace AND p.prorettype <> 'trigger'::regtype
