@@ -64,6 +64,7 @@ static void prepare_caches() {
 
 // How an object is looked up and read from the first row of the result, into cache_context.
 template <class T> struct Reader {
+    const char *kind;
     Cache<T> *cache;
     pg::Statement *by_name;
     pg::Statement *by_id;
@@ -228,39 +229,29 @@ static const Topic *read_topic() {
 
 // ---- looking up ----
 
-static const Reader<Queue> queue_reader = {&queues, &select_queue_by_name, &select_queue_by_id,
-                                           read_queue};
-static const Reader<Topic> topic_reader = {&topics, &select_topic_by_name, &select_topic_by_id,
-                                           read_topic};
+static const Reader<Queue> queue_reader = {"queue", &queues, &select_queue_by_name,
+                                           &select_queue_by_id, read_queue};
+static const Reader<Topic> topic_reader = {"topic", &topics, &select_topic_by_name,
+                                           &select_topic_by_id, read_topic};
 
 const Queue *find_queue(const char *name) { return find(queue_reader, name); }
 const Queue *find_queue(int32 id) { return find(queue_reader, id); }
 const Topic *find_topic(const char *name) { return find(topic_reader, name); }
 const Topic *find_topic(int32 id) { return find(topic_reader, id); }
 
-const Queue *get_queue(const char *name) {
+template <class T> static const T *get(const Reader<T> &reader, const char *name) {
     AcceptInvalidationMessages(); // a pause or a lost right counts within a transaction too
-    const Queue *queue = find_queue(name);
-    if (queue == nullptr)
-        ereport(
-            ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
-            errmsg("queue \"%s\" does not exist", pg::shown(name)),
-            errhint("Check the name in the view pgjobs.queues; pgjobs.create_queue() makes a new "
-                    "queue."));
-    return queue;
+    const T *object = find(reader, name);
+    if (object == nullptr)
+        ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
+                errmsg("%s \"%s\" does not exist", reader.kind, pg::shown(name)),
+                errhint("Check the name in the view pgjobs.%ss; pgjobs.create_%s() makes a new %s.",
+                        reader.kind, reader.kind, reader.kind));
+    return object;
 }
 
-const Topic *get_topic(const char *name) {
-    AcceptInvalidationMessages();
-    const Topic *topic = find_topic(name);
-    if (topic == nullptr)
-        ereport(
-            ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
-            errmsg("topic \"%s\" does not exist", pg::shown(name)),
-            errhint("Check the name in the view pgjobs.topics; pgjobs.create_topic() makes a new "
-                    "topic."));
-    return topic;
-}
+const Queue *get_queue(const char *name) { return get(queue_reader, name); }
+const Topic *get_topic(const char *name) { return get(topic_reader, name); }
 
 int16 stage_number(const Queue *queue, const char *stage) {
     if (stage == nullptr)

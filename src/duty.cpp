@@ -152,9 +152,8 @@ int64 expire(TimestampTz now, bool *more, TimestampTz *next) {
     return work_off(&select_expiring, &patience, now, more, next, step);
 }
 
-// A duty called by hand: until nothing is due.
-static int64 run_duty(FunctionCallInfo fcinfo, const char *verb,
-                      int64 (*duty)(TimestampTz, bool *, TimestampTz *)) {
+int64 run_by_hand(FunctionCallInfo fcinfo, const char *verb,
+                  int64 (*duty)(TimestampTz, bool *, TimestampTz *)) {
     pg::require_writable(verb);
     require_administrator("run pgjobs' duties");
     TimestampTz now = pg::finite(DatumGetTimestampTz(pg::required(fcinfo, 0, "now")), "now");
@@ -169,9 +168,9 @@ static int64 run_duty(FunctionCallInfo fcinfo, const char *verb,
 }
 
 // pgjobs._promote(now timestamptz) -> bigint
-PGJOBS_FUNCTION(_promote) { PG_RETURN_INT64(run_duty(fcinfo, "pgjobs._promote()", promote)); }
+PGJOBS_FUNCTION(_promote) { PG_RETURN_INT64(run_by_hand(fcinfo, "pgjobs._promote()", promote)); }
 
 // pgjobs._expire(now timestamptz) -> bigint
-PGJOBS_FUNCTION(_expire) { PG_RETURN_INT64(run_duty(fcinfo, "pgjobs._expire()", expire)); }
+PGJOBS_FUNCTION(_expire) { PG_RETURN_INT64(run_by_hand(fcinfo, "pgjobs._expire()", expire)); }
 
 } // namespace pgjobs::duty

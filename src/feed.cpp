@@ -1,6 +1,7 @@
 #include "feed.hpp"
 
 #include "changes.hpp"
+#include "duty.hpp"
 #include "life.hpp"
 #include "log.hpp"
 #include "log_end.hpp"
@@ -277,17 +278,7 @@ int64 deliver(TimestampTz now, bool *more, TimestampTz *) {
 
 // pgjobs._deliver(now timestamptz) -> bigint
 PGJOBS_FUNCTION(_deliver) {
-    pg::require_writable("pgjobs._deliver()");
-    require_administrator("run pgjobs' duties");
-    TimestampTz now = pg::finite(DatumGetTimestampTz(pg::required(fcinfo, 0, "now")), "now");
-    int64 total = 0;
-    bool more;
-    do {
-        TimestampTz next = never;
-        more = false;
-        total += deliver(now, &more, &next);
-    } while (more);
-    PG_RETURN_INT64(total);
+    PG_RETURN_INT64(duty::run_by_hand(fcinfo, "pgjobs._deliver()", deliver));
 }
 
 } // namespace pgjobs::feed

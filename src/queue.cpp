@@ -128,13 +128,25 @@ static int32 events_topic_id(const char *name) {
 
 // ---- create, alter ----
 
+// Both statements take the id and the options first, in the same order.
+#define OPTION_TYPES                                                                               \
+    INT4OID, INTERVALOID, INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID, TEXTOID,    \
+        INT4OID, BOOLOID, INT4OID
+struct Row {
+    pg::Value values[13];
+};
+static Row row_of(int32 id, const Options &options, pg::Value letter, pg::Value events) {
+    return {{pg::value(id), options.lease, options.max_attempts, options.backoff,
+             options.backoff_max, options.retention, options.dead_retention, options.notify, letter,
+             options.durable_claims, events}};
+}
+
 static constinit pg::Statement insert_queue{
-    "INSERT INTO pgjobs.queue (id, name, home, paused, lease, max_attempts, backoff, backoff_max, "
-    "retention, dead_retention, notify, dead_letter, durable_claims, events_topic, created_at) "
-    "VALUES ($1, $2, $3, false, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, "
+    "INSERT INTO pgjobs.queue (id, lease, max_attempts, backoff, backoff_max, retention, "
+    "dead_retention, notify, dead_letter, durable_claims, events_topic, name, home, paused, "
+    "created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, false, "
     "pg_catalog.clock_timestamp())",
-    {INT4OID, TEXTOID, INT8OID, INTERVALOID, INT4OID, INTERVALOID, INTERVALOID, INTERVALOID,
-     INTERVALOID, TEXTOID, INT4OID, BOOLOID, INT4OID},
+    {OPTION_TYPES, TEXTOID, INT8OID},
     nullptr};
 static constinit pg::Statement insert_stage{
     "INSERT INTO pgjobs.stage (queue_id, number, name) VALUES ($1, $2, $3)",
@@ -175,20 +187,10 @@ PGJOBS_FUNCTION(create_queue) {
             ereport(ERROR, errcode(ERRCODE_DUPLICATE_OBJECT),
                     errmsg("queue \"%s\" already exists", name),
                     errhint("Change it with pgjobs.alter_queue()."));
-        const pg::Value row[] = {pg::value(id),
-                                 pg::value(name),
-                                 pg::value(home),
-                                 options.lease,
-                                 options.max_attempts,
-                                 options.backoff,
-                                 options.backoff_max,
-                                 options.retention,
-                                 options.dead_retention,
-                                 options.notify,
-                                 letter,
-                                 options.durable_claims,
-                                 events};
-        pg::run(&insert_queue, row);
+        Row row = row_of(id, options, letter, events);
+        row.values[11] = pg::value(name);
+        row.values[12] = pg::value(home);
+        pg::run(&insert_queue, static_cast<const pg::Value *>(row.values));
         if (options.stages.data == nullptr)
             pg::run(&insert_stage, pg::value(id), pg::value(static_cast<int16>(1)),
                     pg::value("work"));
@@ -211,8 +213,7 @@ static constinit pg::Statement update_queue{
     "durable_claims = COALESCE($10, durable_claims), "
     "events_topic = CASE WHEN $11 IS NULL THEN events_topic WHEN $11 = 0 THEN NULL ELSE $11 END "
     "WHERE id = $1",
-    {INT4OID, INTERVALOID, INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID, TEXTOID,
-     INT4OID, BOOLOID, INT4OID},
+    {OPTION_TYPES},
     nullptr};
 
 // Jobs carry the numbers of stages: the ones that are there stay where they are.
@@ -253,18 +254,8 @@ PGJOBS_FUNCTION(alter_queue) {
         events =
             pg::value(options.events_topic[0] == '\0' ? 0 : events_topic_id(options.events_topic));
     pg::as_owner([&] {
-        const pg::Value values[] = {pg::value(queue->id),
-                                    options.lease,
-                                    options.max_attempts,
-                                    options.backoff,
-                                    options.backoff_max,
-                                    options.retention,
-                                    options.dead_retention,
-                                    options.notify,
-                                    letter,
-                                    options.durable_claims,
-                                    events};
-        pg::run(&update_queue, values);
+        const Row row = row_of(queue->id, options, letter, events);
+        pg::run(&update_queue, row.values);
         insert_stages(queue->id, options.stages, queue->stage_count);
         TimestampTz now = GetCurrentTimestamp();
         prepare_history(fcinfo, 6, now);

@@ -14,13 +14,14 @@ static const char *name_of(Oid table) {
                                       get_rel_name(table));
 }
 
-static const char *quoted_words(const List *words) {
+// Each as an SQL literal or identifier, with commas.
+template <class F> static const char *joined(const List *words, F quoted) {
     StringInfoData text;
     initStringInfo(&text);
     ListCell *cell;
     foreach (cell, words)
         appendStringInfo(&text, "%s%s", text.len > 0 ? ", " : "",
-                         quote_literal_cstr(static_cast<char *>(lfirst(cell))));
+                         quoted(static_cast<const char *>(lfirst(cell))));
     return text.data;
 }
 
@@ -35,16 +36,11 @@ static void make_trigger(Oid table, const char *trigger, const char *when) {
 // order through renames and dumps.
 static void make_settings_trigger(Oid table, const char *trigger, const List *columns,
                                   const List *words) {
-    StringInfoData names;
-    initStringInfo(&names);
-    ListCell *cell;
-    foreach (cell, columns)
-        appendStringInfo(&names, "%s%s", names.len > 0 ? ", " : "",
-                         quote_identifier(static_cast<char *>(lfirst(cell))));
     make_trigger(table, trigger,
                  psprintf("BEFORE UPDATE OF %s ON %s FOR EACH STATEMENT "
                           "EXECUTE FUNCTION pgjobs._row_changed(%s)",
-                          names.data, name_of(table), quoted_words(words)));
+                          joined(columns, quote_identifier), name_of(table),
+                          joined(words, quote_literal_cstr)));
 }
 
 static void make_row_triggers(Oid table, const char *status) {

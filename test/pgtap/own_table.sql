@@ -29,36 +29,15 @@ ALTER TABLE other OWNER TO o_owner;
 SELECT pgjobs.attach_table('runs', 'state', '[{"stage": "s", "waiting": "open", "working": "busy", "done": "closed", "stale_after": "1 hour"}]');
 INSERT INTO runs VALUES (1, 'open', 'x'), (2, 'busy', 'x');
 
-CREATE FUNCTION answer(role name, call text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    result text;
-BEGIN
-    PERFORM set_config('role', role, true);
-    EXECUTE call INTO result;
-    RAISE SQLSTATE 'ZZ999' USING MESSAGE = COALESCE(result, 'no row');
-EXCEPTION
-    WHEN SQLSTATE 'ZZ999' THEN RETURN SQLERRM;
-    WHEN OTHERS THEN RETURN SQLSTATE;
-END $$;
-SELECT dblink_connect('caller', format('host=%s port=%s dbname=%s user=postgres',
-    split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_database())) \gset
-CREATE FUNCTION answer_of_call(role name, call text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    result text;
-BEGIN
-    PERFORM dblink_exec('caller', format('SET ROLE %I', role));
-    SELECT r.ready INTO result FROM dblink('caller', call) AS r (ready text);
-    RETURN result;
-EXCEPTION WHEN OTHERS THEN RETURN SQLSTATE;
-END $$;
+\ir answers.psql
 
 CREATE TABLE verbs (verb text, call text, allowed name[], answer text, others text);
 INSERT INTO verbs VALUES
 ('attach_table', $$SELECT pgjobs.attach_table('other', 'state', '[{"stage": "s", "waiting": "open", "working": "busy", "done": "closed"}]')::text = ''$$,
-    '{postgres,o_owner,o_member}', 'true', '42501'),
-('detach_table', $$SELECT pgjobs.detach_table('runs')::text = ''$$, '{postgres,o_owner,o_member}', 'true', '42501'),
+    '{postgres,o_owner,o_member}', 't', '42501'),
+('detach_table', $$SELECT pgjobs.detach_table('runs')::text = ''$$, '{postgres,o_owner,o_member}', 't', '42501'),
 ('claim_row', $$SELECT id FROM pgjobs.claim_row(NULL::runs, 's')$$, '{postgres,o_owner,o_member,o_worker}', '1', '42501'),
-('finish_row', $$SELECT pgjobs.finish_row('runs', '2', 's')$$, '{postgres,o_owner,o_member,o_worker,o_column}', 'true', '42501'),
+('finish_row', $$SELECT pgjobs.finish_row('runs', '2', 's')$$, '{postgres,o_owner,o_member,o_worker,o_column}', 't', '42501'),
 ('attached_tables', $$SELECT count(*) FROM pgjobs.attached_tables$$, '{postgres,o_owner,o_member,o_worker,o_select,o_monitor}', '1', '0'),
 ('_reap_rows', $$SELECT pgjobs._reap_rows(now() + interval '2 hours')$$, '{postgres}', '1', '42501'),
 ('records', $$SELECT count(*) FROM pgjobs.working_row$$, '{postgres}', '1', '42501'),
@@ -89,7 +68,7 @@ SELECT is(answer('o_nothing', 'SELECT id FROM claim_for()'), '1', 'a SECURITY DE
 -- Row security counts in every verb, for each caller anew.
 ALTER TABLE runs ENABLE ROW LEVEL SECURITY;
 SELECT is(answer('o_worker', 'SELECT id FROM pgjobs.claim_row(NULL::runs, $$s$$)'), 'no row', 'without a policy nothing is claimed');
-SELECT is(answer('o_worker', 'SELECT pgjobs.finish_row($$runs$$, $$2$$, $$s$$)'), 'false', 'nor finished');
+SELECT is(answer('o_worker', 'SELECT pgjobs.finish_row($$runs$$, $$2$$, $$s$$)'), 'f', 'nor finished');
 SELECT is(answer('o_owner', 'SELECT id FROM pgjobs.claim_row(NULL::runs, $$s$$)'), '1', 'the owner is above it');
 SELECT is(answer_of_call('o_worker', $$CALL pgjobs.wait_row('runs', 's', '0')$$), 'f', 'nobody waits for what he cannot claim');
 

@@ -101,30 +101,7 @@ SELECT is_empty(
 
 -- ---- the cells ----
 
--- The answer of the call as the role: t, f or the SQLSTATE. What it did is undone.
-CREATE FUNCTION answer(role name, call text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    result text;
-BEGIN
-    PERFORM set_config('role', role, true);
-    EXECUTE call INTO result;
-    RAISE SQLSTATE 'ZZ999' USING MESSAGE = COALESCE(result, 'no row');
-EXCEPTION
-    WHEN SQLSTATE 'ZZ999' THEN RETURN CASE SQLERRM WHEN 'true' THEN 't' WHEN 'false' THEN 'f' ELSE SQLERRM END;
-    WHEN OTHERS THEN RETURN SQLSTATE;
-END $$;
--- The same for procedures, which need a session where no transaction is open.
-CREATE FUNCTION answer_of_call(role name, call text) RETURNS text LANGUAGE plpgsql AS $$
-BEGIN
-    IF dblink_get_connections() IS NULL THEN
-        PERFORM dblink_connect('caller', format('host=%s port=%s dbname=%s user=postgres',
-            split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_database()));
-    END IF;
-    PERFORM dblink_exec('caller', format('SET ROLE %I', role));
-    RETURN (SELECT r.answer FROM dblink('caller', call) AS r (answer text));
-EXCEPTION
-    WHEN OTHERS THEN RETURN SQLSTATE;
-END $$;
+\ir answers.psql
 
 CREATE FUNCTION expected(r roles, v verbs, topic text) RETURNS text LANGUAGE sql AS $$
     SELECT CASE
