@@ -233,8 +233,10 @@ private:
         Jobs held;
         for (;;) {
             int want = static_cast<int>(gate_.take(options_.batch, held.empty()));
-            if (want == 0 && held.empty())
+            if (want == 0 && held.empty()) {
+                system_->end_work(self.connection);
                 return;
+            }
             bool failing = !held.empty() && percent(random) < options_.fail_percent;
             if (system_->combines() && want > 0 && !failing) {
                 held = complete_and_claim(self, held, want);

@@ -118,7 +118,8 @@ private:
     const bool combines_;
 };
 
-// A topic with one subscription: a batch is received, then acknowledged.
+// A topic with one subscription, whose reader goes on under his lease and acknowledges ten batches
+// at once; PgQ's consumer acknowledges a whole tick.
 class Topic : public System {
 public:
     void prepare_producer(Connection &connection) override {
@@ -136,17 +137,31 @@ public:
 
     void prepare_worker(Connection &connection) override {
         connection.prepare("claim", "SELECT position, token, key, payload"
-                                    " FROM pgjobs.receive('s', $1::bigint)");
+                                    " FROM pgjobs.receive('s', $1::bigint, token => $2::bigint)");
         connection.prepare("complete", "WITH done AS MATERIALIZED (SELECT pgjobs.ack('s',"
                                        " $1::bigint, $2::bigint)) SELECT $3::integer FROM done");
+        connection.prepare("later", "SELECT $1::integer");
         connection.prepare("wait", "CALL pgjobs.wait_message('s', '30 seconds')");
     }
     void send_claim(Connection &connection, int max) override {
-        connection.send("claim", {std::to_string(max).c_str()});
+        connection.send("claim",
+                        {std::to_string(max).c_str(), token_.empty() ? nullptr : token_.c_str()});
     }
     void send_complete(Connection &connection, const Jobs &jobs) override {
-        connection.send("complete", {jobs.tokens.back().c_str(), jobs.ids.back().c_str(),
-                                     std::to_string(jobs.size()).c_str()});
+        token_ = jobs.tokens.back();
+        last_ = jobs.ids.back();
+        unacknowledged_++;
+        std::string count = std::to_string(jobs.size());
+        if (jobs.size() > 1 && unacknowledged_ < 10) {
+            connection.send("later", {count.c_str()});
+            return;
+        }
+        connection.send("complete", {token_.c_str(), last_.c_str(), count.c_str()});
+        unacknowledged_ = 0;
+    }
+    void end_work(Connection &connection) override {
+        if (unacknowledged_ > 0)
+            connection.call("complete", {token_.c_str(), last_.c_str(), "1"});
     }
     void send_fail(Connection &, const Jobs &) override {
         throw std::runtime_error("messages do not fail");
@@ -156,6 +171,10 @@ public:
     bool waits() const override { return true; }
     bool is_log() const override { return true; }
     std::string count_open() const override { return "SELECT count(*) FROM pgjobs.log"; }
+
+private: // of the one reader
+    std::string token_, last_;
+    int unacknowledged_ = 0;
 };
 
 // A table, SKIP LOCKED, UPDATE, DELETE: as the books have it, and as quick as it gets.

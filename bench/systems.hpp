@@ -31,6 +31,7 @@ public:
     virtual void send_complete(Connection &connection, const Jobs &jobs) = 0;
     virtual void send_fail(Connection &connection, const Jobs &jobs) = 0; // again in a second
     virtual int finished(const Result &result) = 0; // jobs that were completed or failed
+    virtual void end_work(Connection &) {}          // a worker goes home
 
     // Completes jobs (none are allowed) and claims the next, where a system can do so at once.
     virtual bool combines() const { return false; }

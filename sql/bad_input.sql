@@ -254,7 +254,7 @@ SELECT call, pg_temp.refused(call) FROM unnest(ARRAY[
     'create_topic(''x'', ''0'')', 'create_topic(''x'', ''-1 second'')', 'create_topic(''x'', ''999 milliseconds'')', 'create_topic(''x'', ''200 years'')',
     'alter_topic(''t'', ''0'')', 'alter_topic(''t'', ''200 years'')', 'read(''t'', -1)', 'read(''t'', 0, 0)', 'read(''t'', 0, -1)', 'read(''t'', 0, 10001)',
     'subscribe(''x'', ''t'', -1)', 'subscribe(''x'', ''t'', from_time => ''infinity'')', 'subscribe(''x'', ''t'', from_time => ''-infinity'')',
-    'subscribe(''x'', ''t'', 1, now())', 'receive(''s'', 0)', 'receive(''s'', -1)', 'receive(''s'', 10001)', 'receive(''s'', lease => ''0'')',
+    'subscribe(''x'', ''t'', 1, now())', 'receive(''s'', token => 0)', 'receive(''s'', 0)', 'receive(''s'', -1)', 'receive(''s'', 10001)', 'receive(''s'', lease => ''0'')',
     'receive(''s'', lease => ''-1 second'')', 'receive(''s'', lease => ''200 years'')', 'seek(''s'')', 'seek(''s'', NULL, NULL)', 'seek(''s'', -1)',
     'seek(''s'', to_time => ''infinity'')', 'seek(''s'', 1, now())', '_keep_topics(''infinity'')', '_deliver(''-infinity'')']) call;
 

@@ -215,3 +215,36 @@ SELECT pg_temp.got('s');
 SELECT pgjobs.drop_topic('builds');
 CALL pgjobs.wait_message('s', '0');
 SELECT count(*) FROM pgjobs.subscription;
+
+-- ---- under the lease that the reader has ----
+
+SELECT pgjobs.create_topic('more'), pgjobs.subscribe('m', 'more', 0);
+SELECT pgjobs.publish_many('more', '{1,2,3,4,5}') AS p \gset
+SELECT token FROM pgjobs.receive('m', 2, '1 hour') LIMIT 1 \gset
+-- He goes on behind what he has, under the same token; nobody else does.
+SELECT payload, token = :token AS same FROM pgjobs.receive('m', 2, '2 hours', :token);
+SELECT pg_temp.got('m');
+SELECT lease_expires_at > now() + interval '90 minutes' AS renewed, lag_messages FROM pgjobs.subscriptions WHERE name = 'm';
+-- One ack for both; a part of it, and on.
+SELECT pgjobs.ack('m', :token, (:'p'::bigint[])[3]);
+SELECT payload, token = :token AS same FROM pgjobs.receive('m', token => :token);
+-- Nothing new: the lease goes on all the same.
+SELECT count(*) FROM pgjobs.receive('m', lease => '3 hours', token => :token);
+SELECT lease_expires_at > now() + interval '150 minutes' AS renewed FROM pgjobs.subscriptions WHERE name = 'm';
+-- All acknowledged: that has ended the lease, and the token does as well as none.
+SELECT pgjobs.ack('m', :token, (:'p'::bigint[])[5]);
+SELECT count(*) FROM pgjobs.receive('m', token => :token);
+SELECT pgjobs.publish('more', '6') > 0 AS published;
+SELECT payload, token = :token AS same, token FROM pgjobs.receive('m', lease => '1 millisecond', token => :token) \gset next_
+SELECT :'next_payload', :'next_same';
+-- That token is of a lease long ago; this lease has ended and nobody has taken it: it begins anew.
+SELECT pgjobs.receive('m', token => :token);
+\echo :LAST_ERROR_SQLSTATE
+CALL pgjobs.wait_message('m', '20 seconds');
+SELECT count(*) FROM pgjobs.receive('m', lease => '1 millisecond', token => :next_token);
+CALL pgjobs.wait_message('m', '20 seconds');
+-- Now somebody else has.
+SELECT pg_temp.got('m');
+SELECT pgjobs.receive('m', token => :next_token);
+\echo :LAST_ERROR_SQLSTATE
+SELECT pgjobs.drop_topic('more');

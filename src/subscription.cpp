@@ -248,35 +248,6 @@ static void write_lease(const Use &use, int64 token, TimestampTz end, int64 sent
     changes::end_claim();
 }
 
-// pgjobs.receive(subscription, max_messages, lease) -> SETOF message
-PGJOBS_FUNCTION(receive) {
-    pg::required(fcinfo, 0, "subscription");
-    int64 most = message::required_maximum(fcinfo, 1);
-    int64 lease = pg::required_interval(fcinfo, 2, "lease", shortest_lease);
-    pg::require_writable("pgjobs.receive()");
-    Use reader = use(fcinfo);
-    require_home(reader.topic);
-    InitMaterializedSRF(fcinfo, 0);
-    if (!settings::execute || !lock(&reader, false))
-        PG_RETURN_NULL();
-    int64 last = 0;
-    if (!is_leased(reader.subscription, GetCurrentTimestamp())) {
-        int64 token = life::random_token();
-        int64 count = 0;
-        log::scan(reader.topic, reader.subscription.position, {false, reader.subscription.name},
-                  [&](const log::Message &message) {
-                      message::return_one(fcinfo, reader.topic, message, token);
-                      last = message.position;
-                      return ++count < most;
-                  });
-        if (last != 0)
-            write_lease(reader, token, GetCurrentTimestamp() + lease, last);
-    }
-    if (last == 0)
-        unlock(reader);
-    PG_RETURN_NULL();
-}
-
 [[noreturn]] static void lease_lost(const char *name) {
     ereport(ERROR, errcode(errcode_lease_lost),
             errmsg("the lease on subscription \"%s\" is lost", name),
@@ -284,6 +255,60 @@ PGJOBS_FUNCTION(receive) {
                       "was moved."),
             errhint("Receive again; whatever this transaction did is rolled back."));
     pg_unreachable();
+}
+
+// Under which lease a call receives, and behind which position.
+struct Turn {
+    bool mine;
+    int64 token;
+    int64 after;
+};
+
+// `token`: of the lease that the caller has, 0 without. One that his own ack has ended does as well
+// as none.
+static Turn turn_of(const Subscription &place, int64 token) {
+    if (token != 0 && place.token == token)
+        return {true, token, place.sent_to};
+    bool leased = is_leased(place, GetCurrentTimestamp());
+    if (token != 0 && (leased || place.done_token != token))
+        lease_lost(place.name);
+    return {!leased, life::random_token(), place.position};
+}
+
+// pgjobs.receive(subscription, max_messages, lease, token) -> SETOF message
+PGJOBS_FUNCTION(receive) {
+    pg::required(fcinfo, 0, "subscription");
+    int64 most = message::required_maximum(fcinfo, 1);
+    int64 lease = pg::required_interval(fcinfo, 2, "lease", shortest_lease);
+    int64 held =
+        pg::given(fcinfo, 3) ? pg::ranged(PG_GETARG_INT64(3), "token", 1, PG_INT64_MAX) : 0;
+    pg::require_writable("pgjobs.receive()");
+    Use reader = use(fcinfo);
+    require_home(reader.topic);
+    InitMaterializedSRF(fcinfo, 0);
+    if (!settings::execute)
+        PG_RETURN_NULL();
+    if (held != 0)
+        lock_or_fail(&reader);
+    else if (!lock(&reader, false))
+        PG_RETURN_NULL();
+    Turn turn = turn_of(reader.subscription, held);
+    int64 last = 0;
+    int64 count = 0;
+    if (turn.mine)
+        log::scan(reader.topic, turn.after, {false, reader.subscription.name},
+                  [&](const log::Message &message) {
+                      message::return_one(fcinfo, reader.topic, message, turn.token);
+                      last = message.position;
+                      return ++count < most;
+                  });
+    if (last == 0 && turn.token == held)
+        last = turn.after; // nothing new, but the lease goes on
+    if (last == 0)
+        unlock(reader);
+    else
+        write_lease(reader, turn.token, GetCurrentTimestamp() + lease, last);
+    PG_RETURN_NULL();
 }
 
 static constinit pg::Statement update_done{

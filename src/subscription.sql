@@ -58,12 +58,13 @@ COMMENT ON FUNCTION pgjobs.unsubscribe(text) IS
 CREATE FUNCTION pgjobs.receive(
     subscription text,
     max_messages bigint DEFAULT 100,
-    lease interval DEFAULT '1 minute')
+    lease interval DEFAULT '1 minute',
+    token bigint DEFAULT NULL)
 RETURNS SETOF pgjobs.message
 LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'pgjobs_receive';
-COMMENT ON FUNCTION pgjobs.receive(text, bigint, interval) IS
-'The next messages of a subscription, in order, at most max_messages (1 to 10000), and a lease on it: until all of them are acknowledged or the lease ends, nobody receives anything else from it. No rows: nothing new, or somebody has the lease. Errors: 42704 no such subscription, 55000 messages were dropped by retention before they were received, PJ004 quarantined, 25006 on a standby, 42501 without the right subscribe.';
+COMMENT ON FUNCTION pgjobs.receive(text, bigint, interval, bigint) IS
+'The next messages of a subscription, in order, at most max_messages (1 to 10000), and a lease on it: until all of them are acknowledged or the lease ends, nobody receives anything else from it. No rows: nothing new, or somebody has the lease. token: of the lease that the caller has; he gets what comes behind the messages that he has not acknowledged yet, under the same token, and the lease begins anew. Errors: PJ001 somebody else has the lease now, 42704 no such subscription, 55000 messages were dropped by retention before they were received, PJ004 quarantined, 25006 on a standby, 42501 without the right subscribe.';
 
 CREATE FUNCTION pgjobs.ack(subscription text, token bigint, up_to bigint)
 RETURNS void

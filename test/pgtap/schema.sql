@@ -78,7 +78,7 @@ INSERT INTO api VALUES
 ('f', 'read', 'topic text, after bigint, max_messages bigint DEFAULT 100', 'SETOF pgjobs.message'),
 ('f', 'subscribe', 'subscription text, topic text, from_position bigint DEFAULT NULL::bigint, from_time timestamp with time zone DEFAULT NULL::timestamp with time zone', 'void'),
 ('f', 'unsubscribe', 'subscription text', 'void'),
-('f', 'receive', 'subscription text, max_messages bigint DEFAULT 100, lease interval DEFAULT ''00:01:00''::interval', 'SETOF pgjobs.message'),
+('f', 'receive', 'subscription text, max_messages bigint DEFAULT 100, lease interval DEFAULT ''00:01:00''::interval, token bigint DEFAULT NULL::bigint', 'SETOF pgjobs.message'),
 ('f', 'ack', 'subscription text, token bigint, up_to bigint', 'void'),
 ('f', 'seek', 'subscription text, to_position bigint DEFAULT NULL::bigint, to_time timestamp with time zone DEFAULT NULL::timestamp with time zone', 'void'),
 ('p', 'wait_message', 'IN subscription text, IN timeout interval, INOUT ready boolean DEFAULT NULL::boolean', NULL),
