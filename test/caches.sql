@@ -57,6 +57,15 @@ SELECT pg_temp.ok(pgjobs._promote(now() + interval '3 hours') >= 2, 'promoted');
 SELECT pg_temp.ok(pgjobs._check_leases() = 0, 'the list of leases is complete');
 SELECT pg_temp.ok(pgjobs._check_frontier() = 0, 'the frontier is right');
 
+-- A topic, read by a subscription and by a queue.
+SELECT pgjobs.create_topic('t');
+SELECT pgjobs.subscribe('s', 't');
+SELECT pg_temp.ok(cardinality(pgjobs.publish_many('t', array_fill('{}'::jsonb, ARRAY[3]))) = 3, 'published');
+SELECT pg_temp.ok(count(*) = 3, 'read') FROM pgjobs.read('t', 0);
+SELECT max(position) AS position, max(token) AS token FROM pgjobs.receive('s') \gset
+SELECT pgjobs.ack('s', :token, :position);
+SELECT pg_temp.ok(count(*) = 0, 'acknowledged') FROM pgjobs.receive('s');
+
 -- Other rules, and the end.
 SELECT pgjobs.alter_queue('q', stages => ARRAY['build', 'ship', 'tell'], lease => '2 minutes');
 SELECT pgjobs.pause_queue('q');
