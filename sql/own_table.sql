@@ -478,3 +478,27 @@ DROP VIEW view;
 DROP TABLE plain, good, colored;
 DROP TYPE color;
 DROP FUNCTION note(), lead(), keep(), whoami();
+
+-- Very many messages in a transaction are not kept in memory to its end; they come in order all the same.
+SELECT pgjobs.create_topic('many');
+CREATE TABLE many (id int PRIMARY KEY, state text);
+INSERT INTO many SELECT n, 'open' FROM generate_series(1, 50000) n;
+SELECT pgjobs.attach_table('many', 'state', '[{"stage": "s", "waiting": "open", "working": "busy", "done": "closed"}]', topic => 'many');
+BEGIN;
+SELECT sum(total_bytes) AS before FROM pg_backend_memory_contexts \gset
+UPDATE many SET state = 'busy';
+SELECT sum(total_bytes) - :before < 10000000 AS small FROM pg_backend_memory_contexts;
+COMMIT;
+SELECT count(*), count(*) FILTER (WHERE key::int = n) AS in_order
+FROM (SELECT l.key, row_number() OVER (ORDER BY l.position) AS n FROM pgjobs.log l JOIN pgjobs.segment s ON s.id = l.segment
+    JOIN pgjobs.topic t ON t.id = s.topic_id WHERE t.name = 'many') r;
+-- Those of a savepoint that is undone are not published, the others are.
+BEGIN;
+UPDATE many SET state = 'closed' WHERE id <= 20000;
+SAVEPOINT s;
+UPDATE many SET state = 'closed' WHERE id > 20000;
+ROLLBACK TO s;
+COMMIT;
+SELECT count(*) FROM pgjobs.log l JOIN pgjobs.segment s ON s.id = l.segment JOIN pgjobs.topic t ON t.id = s.topic_id WHERE t.name = 'many';
+DROP TABLE many;
+SELECT pgjobs.drop_topic('many');

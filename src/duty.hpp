@@ -12,8 +12,8 @@ int64 promote(TimestampTz now, bool *more, TimestampTz *next);
 // Cancels waiting jobs whose expires_at has passed; the same contract.
 int64 expire(TimestampTz now, bool *more, TimestampTz *next);
 
-// Such a duty called by hand, for a function of one argument, the time: until nothing is due. `verb`
-// is named if it may not be. Returns how many it dealt with.
+// Such a duty called by hand, for a function of one argument, the time: until nothing is due.
+// `verb` is named if it may not be. Returns how many it dealt with.
 int64 run_by_hand(FunctionCallInfo fcinfo, const char *verb,
                   int64 (*duty)(TimestampTz now, bool *more, TimestampTz *next));
 

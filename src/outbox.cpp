@@ -10,14 +10,28 @@ namespace pgjobs::outbox {
 using changes::OutboxEntry;
 using changes::pending;
 
+constexpr int most_kept = 10000; // messages of others than jobs
+
 // ---- taking notes ----
 
 static const char *kept(const char *text) {
-    return MemoryContextStrdup(TopTransactionContext, text);
+    if (pending.outbox_texts == nullptr)
+        pending.outbox_texts =
+            AllocSetContextCreate(TopTransactionContext, "pgjobs outbox", ALLOCSET_DEFAULT_SIZES);
+    return MemoryContextStrdup(pending.outbox_texts, text);
+}
+
+// What is too much to be kept is written: not if it has begun in a subtransaction above, for this
+// one may be undone.
+static void make_room() {
+    if (pending.outbox.count >= most_kept &&
+        pending.outbox.data[0].level >= GetCurrentTransactionNestLevel())
+        publish_all();
 }
 
 void add(int32 topic, const char *key, const char *json) {
     changes::begin();
+    make_room();
     const char *kept_key = kept(key);
     const char *kept_json = kept(json);
     OutboxEntry *entry = append(&pending.outbox);
@@ -116,13 +130,15 @@ void publish_all() {
         return;
     bool claims_only = XactLastRecEnd == pending.claims_end;
     MemoryContext scratch =
-        AllocSetContextCreate(CurrentMemoryContext, "pgjobs outbox", ALLOCSET_DEFAULT_SIZES);
+        AllocSetContextCreate(CurrentMemoryContext, "pgjobs messages", ALLOCSET_DEFAULT_SIZES);
     for (int i = 0; i < pending.outbox.count;) {
         i += pg::in_context(scratch, [&] { return publish_some(i); });
         MemoryContextReset(scratch);
         CHECK_FOR_INTERRUPTS();
     }
     pending.outbox.count = 0;
+    if (pending.outbox_texts != nullptr)
+        MemoryContextReset(pending.outbox_texts);
     MemoryContextDelete(scratch);
     if (claims_only) // the events of a claim are worth as much as the claim
         pending.claims_end = XactLastRecEnd;

@@ -1,6 +1,7 @@
 // What a transaction publishes when it ends: the events of queues with an events_topic, and what
 // other rooms add. It is written together, just before the commit, so that readers of the topic
-// wait for this transaction as short as can be. What a savepoint undoes is not published.
+// wait for this transaction as short as can be; only of very many that others add, some are written
+// before. What a savepoint undoes is not published.
 #pragma once
 
 #include "shared.hpp"

@@ -100,6 +100,7 @@ struct Pending {
     Entries<TopicEntry> topics;
     Entries<SegmentEntry> segments;
     Entries<OutboxEntry> outbox;
+    MemoryContext outbox_texts; // nullptr without
     // Claims that need not wait for the disk.
     bool claimed;
     bool durable;

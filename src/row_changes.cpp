@@ -252,7 +252,7 @@ static constinit pg::Statement delete_records{
     "pg_catalog.unnest($2)) AS k (target, key) WHERE w.target = k.target AND w.key = k.key",
     {OIDARRAYOID, TEXTARRAYOID},
     nullptr};
-static constinit pg::Statement insert_missing{
+static constinit pg::Statement insert_if_missing{
     "INSERT INTO pgjobs.working_row (since, due_at, home, target, key, stage) "
     "SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM pgjobs.working_row w "
     "WHERE w.target = $4 AND w.key = $5)",
@@ -396,12 +396,17 @@ static void insert_new(const Record *const *first, const Record *const *end) {
     }
 }
 
+void insert_missing(const Working &row) {
+    pg::run(&insert_if_missing, pg::value(row.since), pg::value(row.due_at), pg::value(row.home),
+            pg::oid_value(row.table), pg::value(row.key), pg::value(row.stage));
+}
+
 static void insert_found(const Record *const *first, const Record *const *end) {
-    for (const Record *const *record = first; record < end; record++)
-        if ((*record)->found)
-            pg::run(&insert_missing, pg::value((*record)->since), pg::value((*record)->due_at),
-                    pg::value((*record)->home), pg::oid_value((*record)->table),
-                    pg::value((*record)->key), pg::value((*record)->stage));
+    for (const Record *const *record = first; record < end; record++) {
+        const Record &one = **record;
+        if (one.found)
+            insert_missing({one.table, one.home, one.key, one.stage, one.since, one.due_at});
+    }
 }
 
 // Those of this level of subtransactions.

@@ -22,6 +22,18 @@ void note(const RowShape *shape, TupleTableSlot *row, const Move &move);
 // A row is in a working state since then, as an attachment begins.
 void note_working(const RowShape *shape, TupleTableSlot *row, int state, TimestampTz since);
 
+// A row that is worked on, since when, and when it is stale.
+struct Working {
+    Oid table;
+    int64 home;
+    const char *key;
+    const char *stage;
+    TimestampTz since;
+    TimestampTz due_at;
+};
+// Records it, unless there is a record of the row. Inside as_owner.
+void insert_missing(const Working &row);
+
 // Writes what has been noted about rows that are being worked on.
 void write_records();
 

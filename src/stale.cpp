@@ -174,17 +174,9 @@ static constinit pg::Statement take_keys{
     "AND keys IS NOT NULL RETURNING keys, until, due_at, home",
     {OIDOID, TIMESTAMPTZOID, TEXTOID},
     nullptr};
-static constinit pg::Statement insert_single{
-    "INSERT INTO pgjobs.working_row (since, due_at, home, target, key, stage) "
-    "SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT FROM pgjobs.working_row w "
-    "WHERE w.target = $4 AND w.key = $5)",
-    {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, OIDOID, TEXTOID, TEXTOID},
-    nullptr};
-
 static void insert_record(const Record &record, TimestampTz since, TimestampTz due_at, int64 home) {
     pg::as_owner([&] {
-        pg::run(&insert_single, pg::value(since), pg::value(due_at), pg::value(home),
-                pg::oid_value(record.table), pg::value(record.key), pg::value(record.stage));
+        row_changes::insert_missing({record.table, home, record.key, record.stage, since, due_at});
     });
 }
 
@@ -229,12 +221,8 @@ static void split(const Record &record) {
 
 // ---- the process ----
 
-static bool attempt(void (*body)(void *), void *argument, pg::Failure *failure) {
-    return pg::try_transaction("pgjobs: taking back stale rows", body, argument, failure);
-}
-
 template <class F> static bool attempt(F body, pg::Failure *failure) {
-    return attempt([](void *argument) { (*static_cast<F *>(argument))(); }, &body, failure);
+    return pg::try_transaction("pgjobs: taking back stale rows", body, failure);
 }
 
 static bool settle(const Record &record, TimestampTz now) {

@@ -15,7 +15,6 @@
 namespace pgjobs::subscription {
 
 constexpr int64 shortest_lease = 1000; // microseconds
-constexpr int64 doubt = USECS_PER_SEC; // a transaction that reads may end without a word
 
 struct Subscription {
     int32 id;
@@ -389,7 +388,7 @@ static bool has_message(const Subscription &awaited) {
         return false;
     }
     if (is_locked(awaited.id)) {
-        wait::look_again_at(now + doubt);
+        wait::look_again_at(now + wait::doubt);
         return false;
     }
     bool any = false;
