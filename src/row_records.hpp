@@ -7,6 +7,6 @@
 namespace pgjobs::row_records {
 
 // For the rows that have none. Inside as_owner, with the table locked and not open.
-void make(Oid table);
+void make(Oid oid);
 
 } // namespace pgjobs::row_records

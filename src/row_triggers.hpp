@@ -14,7 +14,7 @@ constexpr int count = 4; // of each table
 void make(Oid table, int64 home, const List *columns, List *words, const char *status);
 
 // Gives the settings another home. The same contract.
-void set_home(Oid table, int64 home);
+void set_home(Oid oid, int64 home);
 
 // Names of the triggers that are the table's own, in the caller's memory.
 List *names(Relation table);
