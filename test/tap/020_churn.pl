@@ -78,7 +78,8 @@ $node->safe_psql('postgres', q{
                         INSERT INTO trouble VALUES (SQLSTATE || ' ' || SQLERRM);
                 END;
             END LOOP;
-            -- Of the next transaction. A serializable one may fail as it commits, which would end this.
+            -- Of the next transaction. A serializable one may fail as it commits, which would end this:
+            -- those are pgbench's.
             PERFORM set_config('default_transaction_isolation', levels[1 + floor(random() * 2)::int], false);
             IF random() < 0.2 THEN
                 ROLLBACK;
@@ -107,9 +108,23 @@ $node->safe_psql('postgres', q{
     END $$;
 });
 
+# Sessions that are always serializable; a transaction that could not be serialized is run again.
+sub start_serializable {
+    my ($ways) = @_;
+    my $script = $node->basedir . '/serializable-$ways.sql';
+    append_to_file($script, "SELECT step($ways) FROM generate_series(1, 3);\n");
+    local $ENV{PGOPTIONS} = '-c default_transaction_isolation=serializable';
+    my $output = '';
+    my $run = IPC::Run::start(
+        ['pgbench', '-n', '-c2', '-T', $seconds, '--max-tries=1000', '-f', $script, '-h', $node->host, '-p', $node->port, 'postgres'],
+        '>&', \$output);
+    return [$run, \$output];
+}
+
 sub run {
     my ($what, $ways) = @_;
     my $until = $node->safe_psql('postgres', "SELECT clock_timestamp() + '$seconds seconds'");
+    my $serializable = start_serializable($ways);
     my @sessions = map { session($node) } 1 .. 9;
     start_sql($sessions[$_], "CALL churn('$until', $ways)") for 0 .. 7;
     start_sql($sessions[8], "CALL watch('$until')");
@@ -117,6 +132,12 @@ sub run {
         note(result_of($session));
         $session->quit;
     }
+    my ($pgbench, $output) = @$serializable;
+    ok($pgbench->finish, "$what: serializable sessions have no other error") or diag($$output);
+    my ($done) = $$output =~ /processed: (\d+)/;
+    my ($retried) = $$output =~ /transactions retried: (\d+)/;
+    note("$done serializable transactions, $retried of them retried");
+    cmp_ok($done, '>', 20, "$what: and do something");
     is($node->safe_psql('postgres', 'SELECT DISTINCT what FROM trouble'), '', "$what: no error, nothing hidden");
     is($node->safe_psql('postgres', 'SELECT pgjobs._check_frontier()'), 0, "$what: nothing hidden at the end");
     my $left = $node->safe_psql('postgres', q{
