@@ -22,7 +22,6 @@ enum Kind {
     finished,
     look,
     lock_working,
-    lock_unchanged,
     give_back,
     see_working
 };
@@ -432,18 +431,6 @@ bool lock_working_row(const Attachment *attachment, int stage, const char *key) 
         psprintf("SELECT FROM %s WHERE %s AND %s FOR NO KEY UPDATE SKIP LOCKED", source(attachment),
                  key_matches(attachment), status_is(attachment, attachment->stages[stage].working));
     return run_on_key(attachment, stage, lock_working, sql, key, {}) > 0;
-}
-
-bool lock_unchanged_row(const Attachment *attachment, int stage, const char *key,
-                        TimestampTz until) {
-    const char *sql = psprintf("SELECT FROM %s WHERE %s AND %s AND %s OPERATOR(pg_catalog.<=) $%d "
-                               "FOR NO KEY UPDATE SKIP LOCKED",
-                               source(attachment), key_matches(attachment),
-                               status_is(attachment, attachment->stages[stage].working),
-                               column(attachment->changed_at), attachment->key_count + 2);
-    Fence fence{};
-    fence.changed_at = pg::value(TimestampTzGetDatum(until));
-    return run_on_key(attachment, stage, lock_unchanged, sql, key, fence) > 0;
 }
 
 bool give_row_back(const Attachment *attachment, int stage, const char *key) {

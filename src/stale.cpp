@@ -28,8 +28,11 @@ static constinit pg::Statement select_next{
     " ORDER BY w.due_at LIMIT 1",
     {TIMESTAMPTZOID, OIDOID},
     nullptr};
+// Of a row that came anew; alone, or with many others.
 static constinit pg::Statement select_newer{
-    "SELECT FROM pgjobs.working_row w WHERE w.target = $1 AND w.key = $2 AND w.since > $3",
+    "SELECT FROM pgjobs.working_row w WHERE w.target = $1 AND w.key = $2 AND w.since > $3 "
+    "UNION ALL SELECT FROM pgjobs.working_row w WHERE w.target = $1 AND w.key IS NULL "
+    "AND w.since > $3 AND $2 BETWEEN w.first_key AND w.last_key AND $2 = ANY (w.keys)",
     {OIDOID, TEXTOID, TIMESTAMPTZOID},
     nullptr};
 static constinit pg::Statement select_record{
@@ -139,13 +142,19 @@ static bool is_due(const Record &record, TimestampTz now) {
     });
 }
 
-// Takes the row back, if it is still stale; whether it did. In a transaction.
-static bool take_back(const Record &record, TimestampTz now) {
+enum class Outcome {
+    taken_back,
+    forgotten, // the record was out of date
+    put_off
+};
+
+// Takes the row back, if it is still stale. In a transaction.
+static Outcome take_back(const Record &record, TimestampTz now) {
     const Attachment *attachment = find_attachment(record.table);
     int stage = attachment != nullptr ? stage_of(attachment, record.stage) : -1;
     if (stage < 0 || attachment->key_count == 0) {
         forget_record(record); // of a table that is gone, or has other stages now
-        return false;
+        return Outcome::forgotten;
     }
     bool locked = false;
     bool done = as_table_owner(attachment->owner, [&] {
@@ -153,7 +162,7 @@ static bool take_back(const Record &record, TimestampTz now) {
         return locked && is_due(record, now) && rows::give_row_back(attachment, stage, record.key);
     });
     if (done)
-        return true; // the trigger has seen to the record
+        return Outcome::taken_back; // the trigger has seen to the record
     // Looked at without row security, which may hide it from its owner.
     bool here = pg::as_owner([&] {
         return pg::run(&select_newer, pg::oid_value(record.table), pg::value(record.key),
@@ -164,59 +173,99 @@ static bool take_back(const Record &record, TimestampTz now) {
         postpone(record, locked ? later : soon); // a trigger of the user's keeps it as it is
     else
         forget_record(record);
-    return false;
+    return here ? Outcome::put_off : Outcome::forgotten;
 }
 
 // ---- records of many rows ----
 
 static constinit pg::Statement take_keys{
     "DELETE FROM pgjobs.working_row WHERE target = $1 AND since = $2 AND stage = $3 "
-    "AND keys IS NOT NULL RETURNING keys, until, due_at, home",
+    "AND key IS NULL RETURNING keys, due_at, home",
     {OIDOID, TIMESTAMPTZOID, TEXTOID},
     nullptr};
-static void insert_record(const Record &record, TimestampTz since, TimestampTz due_at, int64 home) {
-    pg::as_owner([&] {
-        row_changes::insert_missing({record.table, home, record.key, record.stage, since, due_at});
-    });
-}
+// The places in $3, which is in order, of those that came anew with many others.
+static constinit pg::Statement select_came_anew{
+    "SELECT k.number FROM pgjobs.working_row w, pg_catalog.unnest(w.keys) AS a (key), "
+    "pg_catalog.unnest($3) WITH ORDINALITY AS k (key, number) "
+    "WHERE w.target = $1 AND w.key IS NULL AND w.since > $2 AND w.first_key <= $5 "
+    "AND w.last_key >= $4 AND a.key = k.key",
+    {OIDOID, TIMESTAMPTZOID, TEXTARRAYOID, TEXTOID, TEXTOID},
+    nullptr};
 
-// Those of its rows that are still worked on get records of their own. Under the row's lock, so
-// that who moves it later finds that record. One that has changed since has come anew, or its
-// column was written by hand: it is given the whole time again, unless it has a record.
-static void split(const Record &record) {
-    const Attachment *attachment = find_attachment(record.table);
-    int stage = attachment != nullptr ? stage_of(attachment, record.stage) : -1;
+struct Many {
+    Datum keys; // text[], in order
+    Datum *key;
+    int count;
+    TimestampTz due_at;
+    int64 home;
+};
+
+// Removes the record.
+static Many take_many(const Record &record) {
     MemoryContext caller = CurrentMemoryContext;
-    Datum *keys = nullptr;
-    int count = 0;
-    TimestampTz until = 0;
-    TimestampTz due_at = 0;
-    int64 home = 0;
+    Many many{};
     pg::as_owner([&] {
         if (pg::run(&take_keys, pg::oid_value(record.table), pg::value(record.since),
                     pg::value(record.stage)) == 0)
             return;
-        until = pg::int64_at(0, 2);
-        due_at = pg::int64_at(0, 3);
-        home = pg::int64_at(0, 4);
+        many.due_at = pg::int64_at(0, 2);
+        many.home = pg::int64_at(0, 3);
         pg::in_context(caller, [&] {
             ArrayType *array = DatumGetArrayTypePCopy(pg::datum_at(0, 1));
-            deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &keys, nullptr, &count);
+            many.keys = PointerGetDatum(array);
+            deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &many.key, nullptr,
+                              &many.count);
         });
     });
-    if (stage < 0 || attachment->key_count == 0 || attachment->changed_at_type != TIMESTAMPTZOID)
+    return many;
+}
+
+// Which of the rows have a later record.
+static bool *find_came_anew(const Record &record, const Many &many) {
+    auto *anew = static_cast<bool *>(palloc0(sizeof(bool) * static_cast<size_t>(many.count)));
+    pg::as_owner([&] {
+        uint64 found =
+            pg::run(&select_came_anew, pg::oid_value(record.table), pg::value(record.since),
+                    pg::value(many.keys), pg::value(many.key[0]),
+                    pg::value(many.key[many.count - 1]));
+        for (uint64 i = 0; i < found; i++)
+            anew[pg::int64_at(i, 1) - 1] = true;
+    });
+    return anew;
+}
+
+// Those of its rows that are still worked on get records of their own; one that somebody has just
+// now is given the whole time again. Under the row's lock, so that who moves it later finds that
+// record, and who moved it before has written his.
+static void split(const Record &record) {
+    Many many = take_many(record);
+    const Attachment *attachment = find_attachment(record.table);
+    int stage = attachment != nullptr ? stage_of(attachment, record.stage) : -1;
+    if (many.count == 0 || stage < 0 || attachment->key_count == 0)
         return;
-    for (int i = 0; i < count; i++) {
-        Record one = {record.table, TextDatumGetCString(keys[i]), record.stage, record.since};
-        bool same = as_table_owner(attachment->owner, [&] {
-            return rows::lock_unchanged_row(attachment, stage, one.key, until);
+    auto **keys = static_cast<char **>(palloc(sizeof(char *) * static_cast<size_t>(many.count)));
+    auto *locked = static_cast<bool *>(palloc(sizeof(bool) * static_cast<size_t>(many.count)));
+    for (int i = 0; i < many.count; i++) {
+        keys[i] = TextDatumGetCString(many.key[i]);
+        locked[i] = as_table_owner(attachment->owner, [&] {
+            return rows::lock_working_row(attachment, stage, keys[i]);
         });
-        TimestampTz now = GetCurrentTimestamp();
-        if (same)
-            insert_record(one, record.since, due_at, home);
-        else if (pg::as_owner([&] { return rows::is_row_working(attachment, stage, one.key); }))
-            insert_record(one, now, now + attachment->stages[stage].stale_after, home);
     }
+    const bool *anew = find_came_anew(record, many);
+    pg::as_owner([&] {
+        TimestampTz now = GetCurrentTimestamp();
+        TimestampTz later_due = now + attachment->stages[stage].stale_after;
+        for (int i = 0; i < many.count; i++) {
+            if (anew[i])
+                continue;
+            if (locked[i])
+                row_changes::insert_missing({record.table, many.home, keys[i], record.stage,
+                                             record.since, many.due_at});
+            else if (rows::is_row_working(attachment, stage, keys[i]))
+                row_changes::insert_missing(
+                    {record.table, many.home, keys[i], record.stage, now, later_due});
+        }
+    });
 }
 
 // ---- the process ----
@@ -225,11 +274,11 @@ template <class F> static bool attempt(F body, pg::Failure *failure) {
     return pg::try_transaction("pgjobs: taking back stale rows", body, failure);
 }
 
-static bool settle(const Record &record, TimestampTz now) {
+static Outcome settle(const Record &record, TimestampTz now) {
     if (record.key != nullptr)
         return take_back(record, now);
     split(record);
-    return true; // there is more to do
+    return Outcome::forgotten;
 }
 
 static void settle_alone(const Record &record, TimestampTz now) {
@@ -422,9 +471,9 @@ PGJOBS_FUNCTION(_reap_rows) {
         more = false; // what is left, somebody has
         due = list_due(now, InvalidOid);
         for (int i = 0; i < due->count; i++) {
-            bool settled = settle(due->records[i], now);
-            done += settled && due->records[i].key != nullptr;
-            more |= settled;
+            Outcome outcome = settle(due->records[i], now);
+            done += outcome == Outcome::taken_back;
+            more |= outcome != Outcome::put_off;
         }
         row_changes::write_records(); // that those are not listed again
     }
