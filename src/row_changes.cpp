@@ -319,7 +319,8 @@ static void fill(TupleTableSlot *slot, const Record *record) {
 }
 
 static constinit pg::Statement insert_bulk{
-    "INSERT INTO pgjobs.working_row (since, due_at, home, target, stage, keys, first_key, last_key) "
+    "INSERT INTO pgjobs.working_row (since, due_at, home, target, stage, keys, first_key, "
+    "last_key) "
     "VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID},
     nullptr};

@@ -15,16 +15,7 @@ constexpr int64 spare = 16;            // looked at besides those that are wante
 
 // ---- statements ----
 
-enum Kind {
-    lock_waiting,
-    take,
-    finish,
-    finished,
-    look,
-    lock_working,
-    give_back,
-    see_working
-};
+enum Kind { lock_waiting, take, finish, finished, look, lock_working, give_back, see_working };
 
 // A statement of this session on a stage of a table. Its text names everything in full, so it does
 // not matter with which search_path it is planned.
