@@ -13,6 +13,7 @@ use Pgjobs;
 
 my $prefix = $ENV{PGJOBS_OLD_SERVER};
 my @install = $prefix ? (install_path => $prefix) : ();
+my @alike = ('--locale', 'C', '--encoding', 'UTF8');
 my $stages = q{'[{"stage": "s", "waiting": "open", "working": "busy", "done": "closed", "stale_after": "%s"}]'};
 
 sub bindir {
@@ -25,7 +26,7 @@ sub bindir {
 sub full_server {
     my ($name) = @_;
     my $node = PostgreSQL::Test::Cluster->new($name, @install);
-    $node->init(extra => [ '--locale', 'C', '--encoding', 'UTF8' ]);
+    $node->init(extra => \@alike);
     $node->append_conf('postgresql.conf', 'max_prepared_transactions = 20'); # an older one takes no TEMP_CONFIG
     $node->start;
     $node->safe_psql('postgres', qq{
@@ -92,6 +93,14 @@ sub content {
     return map { $_ => $node->safe_psql('postgres', "SET timezone = 'UTC'; SELECT count(*), md5(string_agg(r::text, ',' ORDER BY r::text COLLATE \"C\")) FROM ($_) AS x (r)") } @content;
 }
 
+# From 18 on, checksums are what a new cluster has.
+sub new_cluster {
+    my ($name, $old) = @_;
+    my $node = PostgreSQL::Test::Cluster->new($name);
+    $node->init(extra => [ @alike, $node->pg_version >= 18 && $old->pg_version < 18 ? '--no-data-checksums' : () ]);
+    return $node;
+}
+
 sub upgrade_command {
     my ($old, $new, @options) = @_;
     return [ 'pg_upgrade', '--no-sync', '-d', $old->data_dir, '-D', $new->data_dir, '-b', bindir($old), '-B', bindir($new),
@@ -114,8 +123,7 @@ sub upgrade {
     $old->stop;
     $old->append_conf('postgresql.conf', q{pgjobs.databases = ''});
 
-    my $new = PostgreSQL::Test::Cluster->new("new_$mode");
-    $new->init(extra => [ '--locale', 'C', '--encoding', 'UTF8' ]);
+    my $new = new_cluster("new_$mode", $old);
     my $began = time;
     command_ok(upgrade_command($old, $new, $mode eq 'link' ? '--link' : ()), "pg_upgrade, $mode");
     note(sprintf 'pg_upgrade, %s: %.1f s', $mode, time - $began);
@@ -156,8 +164,7 @@ upgrade($_) for qw(copy link);
 # A new server that does not preload the library is upgraded to all the same; it says then what is missing.
 my $old = full_server('old_bare');
 $old->stop;
-my $new = PostgreSQL::Test::Cluster->new('new_bare');
-$new->init(extra => [ '--locale', 'C', '--encoding', 'UTF8' ]);
+my $new = new_cluster('new_bare', $old);
 $new->adjust_conf('postgresql.conf', 'shared_preload_libraries', q{''});
 command_ok(upgrade_command($old, $new), 'pg_upgrade to a server that does not preload');
 $new->start;
