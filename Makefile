@@ -5,6 +5,7 @@
 #   make demo       a running example on a throw-away cluster; make demo-stop ends it
 #   make test       every test suite; make test TESTS='regress tap:003*' for some of them
 #   make test-assert     most of them on a server with assertions, built from Debian's sources
+#   make test-versions   unit, regress, isolation, pgtap and tap on PostgreSQL 17 and 18, in other Debians
 #   make faults     crashes, faults inside, recovery, seeded bugs: 20 to 25 minutes
 #   make faults-long BUDGET=90        the same for that many minutes
 #   make test-sanitize   regress, isolation, faults with AddressSanitizer and UndefinedBehaviorSanitizer
@@ -51,7 +52,7 @@ PG_CPPFLAGS = -Isrc -DPGJOBS_VERSION='"$(EXTVERSION)"' -isystem $(shell $(PG_CON
 override with_llvm := no
 
 .DEFAULT_GOAL := all
-.PHONY: build demo demo-stop test test-assert test-sanitize coverage faults faults-long lint format bench bench-quick dist drop-clusters
+.PHONY: build demo demo-stop test test-assert test-versions test-sanitize coverage faults faults-long lint format bench bench-quick dist drop-clusters
 
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifeq ($(wildcard $(PGXS)),)
@@ -85,6 +86,9 @@ test:
 
 test-assert:
 	@test/assert $(TESTS)
+
+test-versions:
+	@test/versions $(TESTS)
 
 faults faults-long:
 	@tools/install-packages test

@@ -373,13 +373,15 @@ CREATE FUNCTION whoami() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.tenant
 CREATE TRIGGER who BEFORE UPDATE ON shared FOR EACH ROW EXECUTE FUNCTION whoami();
 SELECT pgjobs._reap_rows(now() + interval '2 hours') AS reaped;
 SELECT * FROM shared ORDER BY id;
--- A deferred trigger cannot be fired there: whoever attaches such a table is told.
+-- A deferred trigger cannot be fired there: before 17, whoever attaches such a table is told (030_own_table).
 CREATE CONSTRAINT TRIGGER late AFTER UPDATE ON shared DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION keep();
 SET log_min_messages = error;
+SET client_min_messages = error;
 SET ROLE own_owner;
 SELECT pgjobs.detach_table('shared');
 SELECT pgjobs.attach_table('shared', 'state', :'one_stage');
 RESET ROLE;
+RESET client_min_messages;
 RESET log_min_messages;
 SELECT has_function_privilege('public', 'pgjobs.claim_row(anyelement, text, bigint)', 'EXECUTE') AS public_may;
 
