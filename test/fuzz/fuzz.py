@@ -144,6 +144,19 @@ class Fuzz:
                   checked.stderr.decode(errors="backslashreplace"))
 
 
+def routines(connection):
+    """All of them, from the catalog, so that a new one joins by itself."""
+    rows = connection.execute(
+        "SELECT p.proname, CASE WHEN p.prokind = 'p' THEN 'procedure' WHEN p.prorettype ="
+        " 'trigger'::regtype THEN 'trigger' ELSE 'function' END, p.pronargs, p.pronargdefaults,"
+        " p.proargnames, ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) t)"
+        " FROM pg_proc p WHERE p.pronamespace = 'pgjobs'::regnamespace ORDER BY 1").fetchall()
+    return [{"name": name, "kind": kind,
+             "arguments": [{"name": names[i], "type": types[i], "optional": i >= count - defaults}
+                           for i in range(count)]}
+            for name, kind, count, defaults, names, types in rows]
+
+
 def arguments(about, name):
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--seed", type=int, default=secrets.randbits(62))
