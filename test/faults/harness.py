@@ -26,6 +26,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, HERE)
 import checker  # noqa: E402
 import history  # noqa: E402
+import topic_history  # noqa: E402
 from server import ROOT, Server, children_of  # noqa: E402
 
 DIRECTORY = os.path.join(ROOT, "build", "test", "faults")
@@ -60,6 +61,14 @@ RULES = {
     "F3": "repeated completes were answered as before",
     "A1": "enqueue_many added all or nothing",
     "E1": "no unexpected error",
+    "L1": "one after the other, the operations on each job could have been",
+    "P1": "every acknowledged message is there, where it was said to be",
+    "P2": "every message was published, once",
+    "P3": "positions rise, and none is given out twice",
+    "P4": "readers get what is there, in order and without a gap",
+    "P5": "subscriptions go on where they were acknowledged",
+    "P6": "one reader at a time; old tokens are refused",
+    "P7": "everybody has got everything",
 }
 
 
@@ -116,6 +125,7 @@ class Run:
                      queue["durable"], "events" if "." in name else "wakeup"))
                 self.recorder.write("queue", name=name, backoff=history.BACKOFF,
                                     backoff_max=history.BACKOFF_MAX, **queue)
+            topic_history.create(connection)
         self.epoch = self.server.epoch()
 
     def start_client(self):
@@ -144,7 +154,10 @@ class Run:
                     "SELECT coalesce(datname, '-') || ' ' || backend_type, count(*)"
                     " FROM pg_stat_activity WHERE backend_type LIKE 'pgjobs%' GROUP BY 1"
                 ).fetchall()
-                self.recorder.write("sample", twice=twice, processes=dict(processes))
+                positions = connection.execute("SELECT name, position FROM pgjobs.subscriptions"
+                                               " WHERE queue IS NULL").fetchall()
+                self.recorder.write("sample", twice=twice, processes=dict(processes),
+                                    positions=dict(positions))
                 self.end_prepared(connection, "4 seconds")
             except psycopg.Error:
                 connection = None
@@ -273,9 +286,9 @@ class Run:
             left = connection.execute(
                 "SELECT count(*) FROM pgjobs.jobs WHERE queue = ANY(%s) AND state IN"
                 " ('blocked', 'scheduled', 'ready', 'running')",
-                (list(history.QUEUES),)).fetchone()[0]
+                (list(history.QUEUES),)).fetchone()[0] + topic_history.behind(connection)
         self.test(left == 0, f"everything was worked off within {DRAIN_DEADLINE} s "
-                             f"({time.monotonic() - began:.1f} s)", f"{left} jobs are open")
+                             f"({time.monotonic() - began:.1f} s)", f"{left} jobs and readers are left")
 
     def stop_clients(self):
         self.flag("stop")
@@ -380,10 +393,12 @@ class Run:
                 " FROM pgjobs.jobs v LEFT JOIN pgjobs.history h ON h.id = v.id"
                 " WHERE v.queue = ANY(%s)", (list(history.QUEUES),)).fetchall()
             effects = connection.execute("SELECT job, stage, token FROM effects").fetchall()
+            topics = topic_history.final(connection)
         names = ("id", "queue", "stage", "state", "attempt", "max_attempts", "key", "effect",
                  "unique_key", "worker", "done_token", "attempts")
         final = {"jobs": [dict(zip(names, row)) for row in jobs],
-                 "effects": [dict(zip(("job", "stage", "token"), row)) for row in effects]}
+                 "effects": [dict(zip(("job", "stage", "token"), row)) for row in effects],
+                 **topics}
         for row in final["jobs"]:
             row["open"] = row["state"] not in ("completed", "dead", "cancelled")
             if row["state"] == "completed":
@@ -441,7 +456,12 @@ class Run:
             "jobs dead": 1,
             "jobs cancelled": 1,
             "prepared transactions": seconds / 5,
-            "claims that a crash took back": 1 if self.options.kills >= 4 else 0,
+            "messages acknowledged": 3 * seconds,
+            "messages received": 3 * seconds,
+            "acknowledgements": seconds,
+            "readers refused": 1,
+            "operations in order": 3 * seconds,
+            "claims that a crash took back": 1 if self.options.kills >= 6 else 0,
             "nemesis up": self.options.kills,
             "nemesis kill-client": self.options.kills // 4,
         }.items():

@@ -16,6 +16,8 @@ import time
 
 import psycopg
 
+import topic_history
+
 KEPT_TOKENS = 200  # of leases that ended, for calls that must be refused
 STALLS = (4, 12)  # s from one to the next, however slow the machine is
 MANY_OPEN = 60  # jobs of one client that are not finished: no more are added
@@ -102,8 +104,9 @@ class Lease:
     tried: bool = False  # complete was sent before, and nobody knows whether it happened
 
 
-class Client:
+class Client(topic_history.TopicClient):
     def __init__(self, process, seed, directory, conninfo):
+        super().__init__()
         self.process = process
         self.random = random.Random(seed)
         self.directory = directory
@@ -564,7 +567,8 @@ class Client:
         leases = []
 
         def some():
-            self.random.choice([self.enqueue, self.enqueue, lambda: leases.extend(self.claim())])()
+            self.random.choice([self.enqueue, self.enqueue, self.publish,
+                                lambda: leases.extend(self.claim())])()
 
         def body():
             some()
@@ -592,9 +596,12 @@ class Client:
         def some():
             leases = [x for x in self.held if x.until is not None and not x.effect
                       and x not in spent]
-            verb = self.random.choice(["enqueue", "claim", "complete" if leases else "claim"])
+            verb = self.random.choice(["enqueue", "publish", "claim",
+                                       "complete" if leases else "claim"])
             if verb == "enqueue":
                 self.enqueue()
+            elif verb == "publish":
+                self.publish()
             elif verb == "claim":
                 take.extend(self.claim(most=2))
             else:
@@ -618,7 +625,12 @@ class Client:
         choices = {self.wait: 2, self.claim: 12 if len(self.held) < 10 else 1}
         if self.open < MANY_OPEN:
             choices |= {self.enqueue: 14, self.enqueue_many: 3, self.savepoints: 3}
-        choices[self.work_in_transaction] = 5
+        choices |= {self.work_in_transaction: 5, self.publish: 6, self.receive: 5, self.read: 2,
+                    self.read_in_transaction: 1}
+        if self.batches:
+            choices[self.ack] = 4
+        if self.old_batches:
+            choices[self.old_ack] = 1
         if self.held:
             choices |= {self.complete: 18, self.extend: 5, self.progress: 3, self.fail_job: 6,
                         self.release: 2, self.snooze: 2, self.complete_many: 3}
@@ -667,7 +679,8 @@ class Client:
         for queue in self.random.sample(list(QUEUES), len(QUEUES)):
             if self.claim(queue, 5):
                 return
-        self.wait()
+        if not self.drain_topics():
+            self.wait()
 
     def guarded_step(self, step):
         try:
