@@ -746,8 +746,8 @@ class Checker:
                 extended = any(op.f == "extend" and op.may() for op in self.on_token[token])
                 until = claim.now if extended else until
             ends[token] = (INFINITY if until is None else until, session)
-        undone = {token: self.kill_time.get(claim.op.epoch, INFINITY)
-                  for token, claim in claims.items() if not claim.durable}
+        undone = {token: self.kill_time[claim.op.epoch] for token, claim in claims.items()
+                  if claim.op.epoch in self.kill_time and not claim.durable}
         most_attempts = [row["max_attempts"]] + [claim.max_attempts for claim in claims.values()]
         return linear.Facts(self.queues[row["queue"]]["stages"], claims, ghosts, ends, undone,
                             most_attempts)

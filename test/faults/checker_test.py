@@ -178,6 +178,19 @@ def good_async_claim_undone(history):
     history.end(1, token=12, attempts=[("one", second, "completed"), ("two", third, "completed")])
 
 
+def good_reaping_undone(history):
+    """The crash takes back a claim and the reaping before it: the lease before is good again."""
+    history.enqueue(1)
+    first = history.claim(1, 10, lsn=300)
+    history.sleep(2 * LEASE)
+    history.claim(1, 11, attempt=2, process=2, lsn=500)
+    history.crash(redo=400)
+    history.complete(1, 10)
+    second = history.claim(1, 12, stage="two")
+    history.complete(1, 12, "completed", stage="two")
+    history.end(1, token=12, attempts=[("one", first, "completed"), ("two", second, "completed")])
+
+
 def good_unknown_complete(history):
     """The answer of a complete is lost with the server; it had happened, and is repeated."""
     history.enqueue(1, queue="d")

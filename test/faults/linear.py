@@ -4,20 +4,21 @@ or never. A search through all orders; what was looked at is remembered (Wing an
 
     possible(events, facts)     None if there is an order, else what is wrong
 
-A lease ends, or a claim that a crash may take back is gone, at any moment at which that is allowed.
+A lease ends at any moment at which that is allowed. Claims and reaping do not wait for the disk: a
+crash may bring back the state before them.
 """
 
 import collections
 import dataclasses
-import math
 
 ABSENT, WAITING, RUNNING, COMPLETED, DEAD, CANCELLED = range(6)
 NAMES = {"completed": COMPLETED, "dead": DEAD, "cancelled": CANCELLED}
+ENDINGS = ("complete", "fail", "release", "snooze", "cancel", "retry")  # wait for the disk
 MOST_STATES = 50_000  # of one job
 
 Event = collections.namedtuple("Event", "t0 t1 w1 sure f op what")
-State = collections.namedtuple("State", "phase stage attempt token done")
-NEW = State(ABSENT, 0, 0, None, frozenset())
+State = collections.namedtuple("State", "phase stage attempt token done crash")
+NEW = State(ABSENT, 0, 0, None, frozenset(), None)
 
 
 @dataclasses.dataclass
@@ -27,20 +28,20 @@ class Facts:
     claims: dict  # by token: what a claim gave
     ghosts: list  # when claims were sent of which nobody knows what they took
     ends: dict  # by token: when its lease is over, wall us, and by when its session is, ns
-    undone: dict  # by token: the crash that may take it back, ns
+    undone: dict  # by token: when the crash was that may have taken it back, ns
     most_attempts: list  # what it may have been allowed
 
 
 def moves(state, facts, event):
     """The states that this one may turn into by itself before an event has to happen."""
+    if state.crash is not None and state.crash[0] <= event.t1:
+        yield state.crash[1]
     if state.phase == RUNNING:
         until, session = facts.ends[state.token]
         claim = facts.claims[state.token]
         if until <= event.w1 or session <= event.t1:
             over = state.attempt >= claim.max_attempts
             yield state._replace(phase=DEAD if over else WAITING, token=None)
-        if facts.undone.get(state.token, math.inf) <= event.t1:
-            yield state._replace(phase=WAITING, attempt=state.attempt - 1, token=None)
     elif state.phase == WAITING and any(t0 <= event.t1 for t0 in facts.ghosts):
         # Somebody claimed it and never heard of that.
         if state.attempt + 1 < max(facts.most_attempts):
@@ -58,6 +59,15 @@ def all_moves(state, facts, event):
                 seen.add(after)
                 todo.append(after)
     return seen
+
+
+def with_crash(after, state, at):
+    """What a claim has made of a state, if a crash at that time may bring that state back."""
+    if at is None:
+        return after._replace(crash=None)
+    if state.crash is None or state.crash[0] != at:
+        return after._replace(crash=(at, state._replace(crash=None)))
+    return after._replace(crash=state.crash)
 
 
 def back(state, token, attempt):
@@ -145,8 +155,14 @@ def possible(events, facts):
                 continue
             for before in all_moves(state, facts, event):
                 after = apply(before, event, facts)
+                if after is None:
+                    continue
+                if event.f == "claim":
+                    after = with_crash(after, state, facts.undone.get(event.what.token))
+                elif event.f in ENDINGS:
+                    after = after._replace(crash=None)
                 node = (left & ~(1 << n), after)
-                if after is not None and node not in seen:
+                if node not in seen:
                     seen.add(node)
                     todo.append(node)
     return f"no order of its {len(events)} operations gives these answers; {best} are possible"
