@@ -55,19 +55,19 @@ TimestampTz end_of_truce(int64 jump, TimestampTz now) {
     });
 }
 
-// Of the leases that end later than the jump from now, nearly all were given before it.
+// Those that end later than one would that is given now; most were given before the jump.
 static constinit pg::Statement update_jobs{
     "WITH late AS (SELECT j.id, GREATEST(e.until - $1, $2 + q.lease) AS until "
     "FROM pgjobs.job j JOIN pgjobs.queue q ON q.id = j.queue_id "
     "CROSS JOIN LATERAL pgjobs._lease_end(j.id, j.lease_expires_at) AS e (until) "
-    "WHERE j.token IS NOT NULL AND e.until > $2 + $1 FOR NO KEY UPDATE OF j SKIP LOCKED) "
+    "WHERE j.token IS NOT NULL AND e.until > $2 + q.lease FOR NO KEY UPDATE OF j SKIP LOCKED) "
     "UPDATE pgjobs.job j SET lease_expires_at = late.until, rev = j.rev + 1, "
     "started_at = LEAST(j.started_at, $2) FROM late WHERE j.id = late.id",
     {INTERVALOID, TIMESTAMPTZOID},
     nullptr};
 static constinit pg::Statement update_subscriptions{
-    "UPDATE pgjobs.subscription s SET lease_expires_at = s.lease_expires_at - $1 "
-    "WHERE s.lease_expires_at > $2 + $1",
+    "UPDATE pgjobs.subscription s SET lease_expires_at = GREATEST(s.lease_expires_at - $1, $2) "
+    "WHERE s.lease_expires_at > $2 + GREATEST($1 - interval '1 minute', '0')",
     {INTERVALOID, TIMESTAMPTZOID},
     nullptr};
 

@@ -105,12 +105,16 @@ class Lease:
 
 
 class Client(topic_history.TopicClient):
-    def __init__(self, process, seed, directory, conninfo):
+    def __init__(self, process, seed, directory, conninfo, isolation=None, pooled=False,
+                 places=False):
         super().__init__()
         self.process = process
         self.random = random.Random(seed)
         self.directory = directory
         self.conninfo = conninfo
+        self.isolation = isolation  # None: a random one for each session
+        self.places = places  # notes for all that is acknowledged where the log ended
+        self.pooled = pooled  # sessions are not ours: no settings, no leases of sessions
         self.recorder = Recorder(os.path.join(directory, f"history-{process}.jsonl"), process)
         self.connection = None
         self.session = None
@@ -132,15 +136,16 @@ class Client(topic_history.TopicClient):
         return os.path.exists(os.path.join(self.directory, name))
 
     def connect(self):
-        isolation = self.random.choices(
+        isolation = self.isolation or self.random.choices(
             ["read committed", "repeatable read", "serializable"], [6, 2, 2])[0]
+        settings = {} if self.pooled else {
+            "options": "-c default_transaction_isolation=" + isolation.replace(" ", "\\ ")}
         while not self.flag("stop"):
             try:
                 self.connection = psycopg.connect(
                     self.conninfo, autocommit=True, connect_timeout=5,
-                    application_name=f"client {self.process}",
-                    options="-c default_transaction_isolation="
-                            + isolation.replace(" ", "\\ "))
+                    prepare_threshold=None if self.pooled else 5,
+                    application_name=f"client {self.process}", **settings)
                 row = self.connection.execute(
                     "SELECT (extract(epoch FROM backend_start) * 1000000)::bigint,"
                     " pg_backend_pid() FROM pg_stat_activity"
@@ -181,15 +186,18 @@ class Client(topic_history.TopicClient):
         except psycopg.Error as error:
             self.fail(number, error)
         self.recorder.write("ok", i=number, res=result)
-        if lsn and result and self.tx is None:
-            # Where the log ended after the commit: a crash that kept this kept the claim.
-            try:
-                row = self.connection.execute(
-                    "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn").fetchone()
-            except psycopg.Error as error:
-                self.lose(error)
-            self.recorder.write("lsn", i=number, lsn=int(row[0]))
+        if (self.places or lsn and result) and self.tx is None:
+            self.note_place(i=number)
         return number, result
+
+    def note_place(self, **what):
+        """Where the log ended after the commit: a crash that kept this kept that."""
+        try:
+            row = self.connection.execute(
+                "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn").fetchone()
+        except psycopg.Error as error:
+            self.lose(error)
+        self.recorder.write("lsn", lsn=int(row[0]), **what)
 
     def fail(self, number, error):
         lost = unknown_outcome(error, self.connection)
@@ -237,6 +245,8 @@ class Client(topic_history.TopicClient):
                 self.lose(error)
             raise Refused(error.sqlstate) from error
         self.recorder.write("end", tx=tx, outcome="ok")
+        if self.places:
+            self.note_place(tx=tx)
 
     def prepare(self, take):
         """Leaves the transaction prepared. The gid says how it will end, whoever does that."""
@@ -327,7 +337,8 @@ class Client(topic_history.TopicClient):
         most = most or self.random.randrange(1, 6)
         stage = self.random.choice([None, None, self.random.choice(QUEUES[queue]["stages"])])
         lease = self.random.choice([None, None, None, 1_000_000])
-        hold = self.tx is None and not self.draining and self.random.random() < 0.12
+        hold = self.tx is None and not self.draining and not self.pooled and \
+            self.random.random() < 0.12
         if hold:
             lease = self.random.choice([None, 2_000_000])
         if self.draining:
@@ -715,6 +726,6 @@ class Client(topic_history.TopicClient):
         self.disconnect()
 
 
-
 if __name__ == "__main__":
-    Client(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]).run()
+    Client(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4],
+           **json.loads(sys.argv[5])).run()

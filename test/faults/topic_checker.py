@@ -192,7 +192,8 @@ class Topics:
                 for other in self.later(op, until):
                     ended = any(ack.t0 <= other.t1 and ack.may_be_seen_by(other)
                                 for ack in self.acks_of[op.res[0]["token"]])
-                    if other.w1 < until and op.counts_for(other) and not ended:
+                    clear = not self.checker.clock.was_set_between(op.t0, other.t1)
+                    if other.w1 < until and op.counts_for(other) and not ended and clear:
                         self.wrong("P6", None, f"{other.name} received while the lease of "
                                                f"{op.name} lasted")
 

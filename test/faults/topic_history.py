@@ -11,9 +11,9 @@ KEPT_LEASES = 50  # that ended, for calls that must be refused
 
 
 def create(connection):
-    connection.execute("SELECT pgjobs.create_queue(%s)", (COPIES[0],))
+    connection.execute("SELECT pgjobs.create_queue(%s, lease => '1 second')", COPIES[:1])
     for topic, names in TOPICS.items():
-        connection.execute("SELECT pgjobs.create_topic(%s)", (topic,))
+        connection.execute("SELECT pgjobs.create_topic(%s, retention => '1 year')", (topic,))
         for name in names:
             connection.execute("SELECT pgjobs.subscribe(%s, %s)", (name, topic))
     connection.execute("SELECT pgjobs.subscribe_queue(%s, %s)", COPIES)
