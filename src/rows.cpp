@@ -470,7 +470,7 @@ static bool look_for_rows(Oid table, const char *stage_name) {
                      reinterpret_cast<ItemPointer>(DatumGetPointer(pg::datum_at(i, 1)))))
             return true;
     if (count > 0)
-        wait::look_again_at(GetCurrentTimestamp() + wait::doubt);
+        wait::look_again_in(wait::doubt);
     return false;
 }
 
@@ -489,7 +489,7 @@ static bool has_rows(Oid table, const char *stage_name) {
 PGJOBS_FUNCTION(wait_row) {
     Oid table = DatumGetObjectId(pg::required(fcinfo, 0, "target"));
     char *stage = pg::required_string(fcinfo, 1, "stage");
-    TimestampTz deadline = wait::deadline_of(fcinfo, 2);
+    int64 deadline = wait::deadline_of(fcinfo, 2);
     wait::refuse_inside_transaction(fcinfo, "pgjobs.wait_row");
     PreventCommandDuringRecovery("CALL pgjobs.wait_row");
     Purpose purpose{};
