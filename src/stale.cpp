@@ -182,18 +182,9 @@ static constinit pg::Statement take_keys{
     "AND key IS NULL RETURNING keys, due_at, home",
     {OIDOID, TIMESTAMPTZOID, TEXTOID},
     nullptr};
-// The places in $3, which is in order, of those that came anew with many others.
-static constinit pg::Statement select_came_anew{
-    "SELECT k.number FROM pgjobs.working_row w, pg_catalog.unnest(w.keys) AS a (key), "
-    "pg_catalog.unnest($3) WITH ORDINALITY AS k (key, number) "
-    "WHERE w.target = $1 AND w.key IS NULL AND w.since > $2 AND w.first_key <= $5 "
-    "AND w.last_key >= $4 AND a.key = k.key",
-    {OIDOID, TIMESTAMPTZOID, TEXTARRAYOID, TEXTOID, TEXTOID},
-    nullptr};
 
 struct Many {
-    Datum keys; // text[], in order
-    Datum *key;
+    Datum *keys; // text
     int count;
     TimestampTz due_at;
     int64 home;
@@ -211,25 +202,11 @@ static Many take_many(const Record &record) {
         many.home = pg::int64_at(0, 3);
         pg::in_context(caller, [&] {
             ArrayType *array = DatumGetArrayTypePCopy(pg::datum_at(0, 1));
-            many.keys = PointerGetDatum(array);
-            deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &many.key, nullptr,
+            deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &many.keys, nullptr,
                               &many.count);
         });
     });
     return many;
-}
-
-// Which of the rows have a later record.
-static bool *find_came_anew(const Record &record, const Many &many) {
-    auto *anew = static_cast<bool *>(palloc0(sizeof(bool) * static_cast<size_t>(many.count)));
-    pg::as_owner([&] {
-        uint64 found = pg::run(&select_came_anew, pg::oid_value(record.table),
-                               pg::value(record.since), pg::value(many.keys),
-                               pg::value(many.key[0]), pg::value(many.key[many.count - 1]));
-        for (uint64 i = 0; i < found; i++)
-            anew[pg::int64_at(i, 1) - 1] = true;
-    });
-    return anew;
 }
 
 enum class Seen : char {
@@ -248,9 +225,9 @@ static Seen look_at(const Attachment *attachment, int stage, const char *text) {
     return is_working(attachment, stage, key) ? Seen::held : Seen::gone;
 }
 
-// Those of its rows that are still worked on get records of their own; one that somebody has just
-// now is given the whole time again. Under the row's lock, so that who moves it later finds that
-// record, and who moved it before has written his.
+// Those of its rows that are still worked on get records of their own, under the row's lock, so
+// that who moves it later finds that record; one that somebody has just now is given the whole time
+// again. One that left and came anew has a newer record by now, which is looked for when it is due.
 static void split(const Record &record) {
     Many many = take_many(record);
     const Attachment *attachment = find_attachment(record.table);
@@ -260,18 +237,17 @@ static void split(const Record &record) {
     auto **keys = static_cast<char **>(palloc(sizeof(char *) * static_cast<size_t>(many.count)));
     auto *seen = static_cast<Seen *>(palloc(sizeof(Seen) * static_cast<size_t>(many.count)));
     for (int i = 0; i < many.count; i++) {
-        keys[i] = TextDatumGetCString(many.key[i]);
+        keys[i] = TextDatumGetCString(many.keys[i]);
         seen[i] = look_at(attachment, stage, keys[i]);
     }
-    const bool *anew = find_came_anew(record, many);
     TimestampTz now = GetCurrentTimestamp();
     TimestampTz later_due = now + attachment->stages[stage].stale_after;
     pg::as_owner([&] {
         for (int i = 0; i < many.count; i++)
-            if (!anew[i] && seen[i] == Seen::locked)
+            if (seen[i] == Seen::locked)
                 row_changes::insert_missing(
                     {record.table, many.home, keys[i], record.stage, record.since, many.due_at});
-            else if (!anew[i] && seen[i] == Seen::held)
+            else if (seen[i] == Seen::held)
                 row_changes::insert_missing(
                     {record.table, many.home, keys[i], record.stage, now, later_due});
     });
