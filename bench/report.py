@@ -54,6 +54,32 @@ def print_rows(scenario, medians, notes):
         print(f"{scenario.name:22s}{system:16s}  {note}", flush=True)
 
 
+def table(scenarios):
+    """For the docs."""
+    yield "| scenario | system | jobs/s | ratio | server CPU, us per job | WAL, bytes per job | claim p50 / p99, us |"
+    yield "|---|---|---:|---:|---:|---:|---:|"
+    for scenario in scenarios:
+        base = base_of(scenario["medians"]) if scenario["compares_rates"] else None
+        for system, figures in scenario["medians"].items():
+            share = ratio(figures, base)
+            rate, cpu, wal, _, claim, _ = (cell.strip() for cell in cells(figures))
+            yield (f"| `{scenario['name']}` | {system} | {int(rate or 0):,} | {f'{share:.2f}' if share else ''} "
+                   f"| {cpu} | {wal} | {claim} |")
+
+
+def publish(page, scenarios, machine, command):
+    """Puts the table between two marks of a page."""
+    with open(page, encoding="utf-8") as file:
+        text = file.read()
+    before, rest = text.split("<!-- figures -->\n")
+    _, after = rest.split("<!-- end of figures -->\n")
+    said = f"`{command}` on {machine['cores']} cores ({machine['cpu']}), PostgreSQL {machine['postgresql'].split()[0]}, " \
+           f"pgjobs {machine['pgjobs']}:"
+    lines = ["<!-- figures -->", said, "", *table(scenarios), "<!-- end of figures -->", ""]
+    with open(page, "w", encoding="utf-8") as file:
+        file.write(before + "\n".join(lines) + after)
+
+
 # --- targets --------------------------------------------------------------------------------------
 
 
