@@ -14,8 +14,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Pgjobs;
 
-my $node = new_server('main', conf => qq{
-    wal_level = logical
+my $node = new_server('main', init => { allows_streaming => 'logical' }, conf => qq{
     backtrace_functions = 'relation_open'
     pgjobs.max_queues = 64
     pgjobs.max_leases = 64
@@ -174,7 +173,7 @@ $node->safe_psql('source', q{
     CREATE PUBLICATION jobs FOR TABLE pgjobs.queue, pgjobs.stage, pgjobs.acl, pgjobs.job;
 });
 my $copy = new_server('copy');
-$copy->safe_psql('postgres', qq{CREATE SUBSCRIPTION jobs CONNECTION '${\$node->connstr('source')}' PUBLICATION jobs});
+$copy->safe_psql('postgres', qq{CREATE SUBSCRIPTION jobs CONNECTION '${\$node->connstr} dbname=source' PUBLICATION jobs});
 $copy->wait_for_subscription_sync($node, 'jobs', 'postgres');
 $node->safe_psql('source', q{SELECT pgjobs.enqueue('q', '"streamed"', delay => '1 ms')});
 $node->wait_for_catchup('jobs', 'replay', $node->safe_psql('source', 'SELECT pg_current_wal_lsn()'));
