@@ -26,6 +26,16 @@ static const Trigger *settings_of(Relation relation) {
 
 // ---- reading the settings ----
 
+// A trigger made by hand, or dumped from a version that is yet to come.
+[[noreturn]] static void bad_settings(const Attachment *attachment) {
+    ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+            errmsg("table \"%s\" has settings of pgjobs that this version does not know",
+                   attachment->relname),
+            errdetail("They are the arguments of one of its triggers."),
+            errhint("Call pgjobs.detach_table() and attach it again."));
+    pg_unreachable();
+}
+
 static void set_column(Attachment *attachment, const char *roles, const char *name) {
     struct {
         const char *role;
@@ -46,7 +56,7 @@ static int number_of(Attachment *attachment, const char *state) {
         if (strcmp(attachment->states[i], state) == 0)
             return i;
     if (attachment->state_count == most_states)
-        elog(ERROR, "table \"%s\" has too many states", attachment->relname);
+        bad_settings(attachment);
     attachment->states[attachment->state_count] = pstrdup(state);
     return attachment->state_count++;
 }
@@ -61,7 +71,7 @@ static void allow(Attachment *attachment, int from, int to) {
 // Name, the four states, and after how many microseconds a row is stale.
 static void add_stage(Attachment *attachment, char *const *words) {
     if (attachment->stage_count == most_stages)
-        elog(ERROR, "table \"%s\" has too many stages", attachment->relname);
+        bad_settings(attachment);
     RowStage *stage = &attachment->stages[attachment->stage_count++];
     strlcpy(stage->name, words[0], sizeof(stage->name));
     stage->waiting = number_of(attachment, words[1]);
@@ -69,6 +79,8 @@ static void add_stage(Attachment *attachment, char *const *words) {
     stage->done = number_of(attachment, words[3]);
     stage->failed = number_of(attachment, words[4]);
     stage->stale_after = strtoll(words[5], nullptr, 10);
+    if (stage->waiting < 0 || stage->working < 0 || stage->done < 0)
+        bad_settings(attachment);
     allow(attachment, stage->waiting, stage->working);
     allow(attachment, stage->working, stage->done);
     allow(attachment, stage->working, stage->failed);
@@ -104,13 +116,11 @@ static void read_settings(Attachment *attachment, Relation table, const Trigger 
             allow(attachment, from, number_of(attachment, words[i + 2]));
             i += 1;
         } else {
-            elog(ERROR, "table \"%s\" has settings of pgjobs that this version does not know",
-                 attachment->relname);
+            bad_settings(attachment);
         }
     }
     if (attachment->status == nullptr)
-        elog(ERROR, "table \"%s\" has settings of pgjobs without a status column",
-             attachment->relname);
+        bad_settings(attachment);
 }
 
 // ---- reading the rest from the catalogs ----

@@ -15,17 +15,7 @@ constexpr int64 spare = 16;            // looked at besides those that are wante
 
 // ---- statements ----
 
-enum Kind {
-    lock_waiting,
-    take,
-    finish,
-    finished,
-    look,
-    lock_working,
-    lock_unchanged,
-    give_back,
-    see_working
-};
+enum Kind { lock_waiting, take, finish, finished, look, lock_working, give_back, see_working };
 
 // A statement of this session on a stage of a table. Its text names everything in full, so it does
 // not matter with which search_path it is planned.
@@ -436,18 +426,6 @@ bool lock_working_row(const Attachment *attachment, int stage, const Key &key) {
     return run_on_key(attachment, stage, lock_working, sql, key, {}) > 0;
 }
 
-bool lock_unchanged_row(const Attachment *attachment, int stage, const Key &key,
-                        TimestampTz until) {
-    const char *sql = psprintf("SELECT FROM %s WHERE %s AND %s AND %s OPERATOR(pg_catalog.<=) $%d "
-                               "FOR NO KEY UPDATE SKIP LOCKED",
-                               source(attachment), key_matches(attachment),
-                               status_is(attachment, attachment->stages[stage].working),
-                               column(attachment->changed_at), attachment->key_count + 2);
-    Fence fence{};
-    fence.changed_at = pg::value(TimestampTzGetDatum(until));
-    return run_on_key(attachment, stage, lock_unchanged, sql, key, fence) > 0;
-}
-
 bool give_row_back(const Attachment *attachment, int stage, const Key &key) {
     const RowStage *moves = &attachment->stages[stage];
     return move_on(attachment, stage, moves->working, moves->waiting, give_back, key, {});
@@ -492,7 +470,7 @@ static bool look_for_rows(Oid table, const char *stage_name) {
                      reinterpret_cast<ItemPointer>(DatumGetPointer(pg::datum_at(i, 1)))))
             return true;
     if (count > 0)
-        wait::look_again_at(GetCurrentTimestamp() + wait::doubt);
+        wait::look_again_in(wait::doubt);
     return false;
 }
 
@@ -511,7 +489,7 @@ static bool has_rows(Oid table, const char *stage_name) {
 PGJOBS_FUNCTION(wait_row) {
     Oid table = DatumGetObjectId(pg::required(fcinfo, 0, "target"));
     char *stage = pg::required_string(fcinfo, 1, "stage");
-    TimestampTz deadline = wait::deadline_of(fcinfo, 2);
+    int64 deadline = wait::deadline_of(fcinfo, 2);
     wait::refuse_inside_transaction(fcinfo, "pgjobs.wait_row");
     PreventCommandDuringRecovery("CALL pgjobs.wait_row");
     Purpose purpose{};

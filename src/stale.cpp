@@ -29,8 +29,11 @@ static constinit pg::Statement select_next{
     " ORDER BY w.due_at LIMIT 1",
     {TIMESTAMPTZOID, OIDOID},
     nullptr};
+// Of a row that came anew; alone, or with many others.
 static constinit pg::Statement select_newer{
-    "SELECT FROM pgjobs.working_row w WHERE w.target = $1 AND w.key = $2 AND w.since > $3",
+    "SELECT FROM pgjobs.working_row w WHERE w.target = $1 AND w.key = $2 AND w.since > $3 "
+    "UNION ALL SELECT FROM pgjobs.working_row w WHERE w.target = $1 AND w.key IS NULL "
+    "AND w.since > $3 AND $2 BETWEEN w.first_key AND w.last_key AND $2 = ANY (w.keys)",
     {OIDOID, TEXTOID, TIMESTAMPTZOID},
     nullptr};
 static constinit pg::Statement select_record{
@@ -138,13 +141,19 @@ static bool is_due(const Record &record, TimestampTz now) {
     });
 }
 
-// Takes the row back, if it is still stale; whether it did. In a transaction.
-static bool take_back(const Record &record, TimestampTz now) {
+enum class Outcome {
+    taken_back,
+    forgotten, // the record was out of date
+    put_off
+};
+
+// Takes the row back, if it is still stale. In a transaction.
+static Outcome take_back(const Record &record, TimestampTz now) {
     const Attachment *attachment = find_attachment(record.table);
     int stage = attachment != nullptr ? stage_of(attachment, record.stage) : -1;
     if (stage < 0 || attachment->key_count == 0) {
         forget_record(record); // of a table that is gone, or has other stages now
-        return false;
+        return Outcome::forgotten;
     }
     Key key = read_key_as_owner(attachment, record.key);
     bool locked = false;
@@ -153,69 +162,95 @@ static bool take_back(const Record &record, TimestampTz now) {
         return locked && is_due(record, now) && rows::give_row_back(attachment, stage, key);
     });
     if (done)
-        return true; // the trigger has seen to the record
+        return Outcome::taken_back; // the trigger has seen to the record
     bool newer = pg::as_owner([&] {
         return pg::run(&select_newer, pg::oid_value(record.table), pg::value(record.key),
                        pg::value(record.since)) > 0;
     });
-    if (!newer && is_working(attachment, stage, key))
-        postpone(record, locked ? later : soon); // a trigger of the user's keeps it as it is
-    else
+    if (newer || !is_working(attachment, stage, key)) {
         forget_record(record);
-    return false;
+        return Outcome::forgotten;
+    }
+    postpone(record, locked ? later : soon); // a trigger of the user's keeps it as it is
+    return Outcome::put_off;
 }
 
 // ---- records of many rows ----
 
 static constinit pg::Statement take_keys{
     "DELETE FROM pgjobs.working_row WHERE target = $1 AND since = $2 AND stage = $3 "
-    "AND keys IS NOT NULL RETURNING keys, until, due_at, home",
+    "AND key IS NULL RETURNING keys, due_at, home",
     {OIDOID, TIMESTAMPTZOID, TEXTOID},
     nullptr};
-static void insert_record(const Record &record, TimestampTz since, TimestampTz due_at, int64 home) {
-    pg::as_owner([&] {
-        row_changes::insert_missing({record.table, home, record.key, record.stage, since, due_at});
-    });
-}
 
-// Those of its rows that are still worked on get records of their own. Under the row's lock, so
-// that who moves it later finds that record. One that has changed since has come anew, or its
-// column was written by hand: it is given the whole time again, unless it has a record.
-static void split(const Record &record) {
-    const Attachment *attachment = find_attachment(record.table);
-    int stage = attachment != nullptr ? stage_of(attachment, record.stage) : -1;
+struct Many {
+    Datum *keys; // text
+    int count;
+    TimestampTz due_at;
+    int64 home;
+};
+
+// Removes the record.
+static Many take_many(const Record &record) {
     MemoryContext caller = CurrentMemoryContext;
-    Datum *keys = nullptr;
-    int count = 0;
-    TimestampTz until = 0;
-    TimestampTz due_at = 0;
-    int64 home = 0;
+    Many many{};
     pg::as_owner([&] {
         if (pg::run(&take_keys, pg::oid_value(record.table), pg::value(record.since),
                     pg::value(record.stage)) == 0)
             return;
-        until = pg::int64_at(0, 2);
-        due_at = pg::int64_at(0, 3);
-        home = pg::int64_at(0, 4);
+        many.due_at = pg::int64_at(0, 2);
+        many.home = pg::int64_at(0, 3);
         pg::in_context(caller, [&] {
             ArrayType *array = DatumGetArrayTypePCopy(pg::datum_at(0, 1));
-            deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &keys, nullptr, &count);
+            deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &many.keys, nullptr,
+                              &many.count);
         });
     });
-    if (stage < 0 || attachment->key_count == 0 || attachment->changed_at_type != TIMESTAMPTZOID)
+    return many;
+}
+
+enum class Seen : char {
+    gone,
+    held, // by somebody
+    locked
+};
+
+static Seen look_at(const Attachment *attachment, int stage, const char *text) {
+    Key key = read_key_as_owner(attachment, text);
+    bool locked = pg::as_table_owner(attachment->owner, pg::Policies::hold, [&] {
+        return rows::lock_working_row(attachment, stage, key);
+    });
+    if (locked)
+        return Seen::locked;
+    return is_working(attachment, stage, key) ? Seen::held : Seen::gone;
+}
+
+// Those of its rows that are still worked on get records of their own, under the row's lock, so
+// that who moves it later finds that record; one that somebody has just now is given the whole time
+// again. One that left and came anew has a newer record by now, which is looked for when it is due.
+static void split(const Record &record) {
+    Many many = take_many(record);
+    const Attachment *attachment = find_attachment(record.table);
+    int stage = attachment != nullptr ? stage_of(attachment, record.stage) : -1;
+    if (many.count == 0 || stage < 0 || attachment->key_count == 0)
         return;
-    for (int i = 0; i < count; i++) {
-        Record one = {record.table, TextDatumGetCString(keys[i]), record.stage, record.since};
-        Key key = read_key_as_owner(attachment, one.key);
-        bool same = pg::as_table_owner(attachment->owner, pg::Policies::hold, [&] {
-            return rows::lock_unchanged_row(attachment, stage, key, until);
-        });
-        TimestampTz now = GetCurrentTimestamp();
-        if (same)
-            insert_record(one, record.since, due_at, home);
-        else if (is_working(attachment, stage, key))
-            insert_record(one, now, now + attachment->stages[stage].stale_after, home);
+    auto **keys = static_cast<char **>(palloc(sizeof(char *) * static_cast<size_t>(many.count)));
+    auto *seen = static_cast<Seen *>(palloc(sizeof(Seen) * static_cast<size_t>(many.count)));
+    for (int i = 0; i < many.count; i++) {
+        keys[i] = TextDatumGetCString(many.keys[i]);
+        seen[i] = look_at(attachment, stage, keys[i]);
     }
+    TimestampTz now = GetCurrentTimestamp();
+    TimestampTz later_due = now + attachment->stages[stage].stale_after;
+    pg::as_owner([&] {
+        for (int i = 0; i < many.count; i++)
+            if (seen[i] == Seen::locked)
+                row_changes::insert_missing(
+                    {record.table, many.home, keys[i], record.stage, record.since, many.due_at});
+            else if (seen[i] == Seen::held)
+                row_changes::insert_missing(
+                    {record.table, many.home, keys[i], record.stage, now, later_due});
+    });
 }
 
 // ---- the process ----
@@ -224,11 +259,11 @@ template <class F> static bool attempt(F body, pg::Failure *failure) {
     return pg::try_transaction("pgjobs: taking back stale rows", body, failure);
 }
 
-static bool settle(const Record &record, TimestampTz now) {
+static Outcome settle(const Record &record, TimestampTz now) {
     if (record.key != nullptr)
         return take_back(record, now);
     split(record);
-    return true; // there is more to do
+    return Outcome::forgotten;
 }
 
 static bool settle_alone(const Record &record, TimestampTz now) {
@@ -448,9 +483,9 @@ PGJOBS_FUNCTION(_reap_rows) {
         more = false; // what is left, somebody has
         due = list_due(now, InvalidOid);
         for (int i = 0; i < due->count; i++) {
-            bool settled = settle(due->records[i], now);
-            done += settled && due->records[i].key != nullptr;
-            more |= settled;
+            Outcome outcome = settle(due->records[i], now);
+            done += outcome == Outcome::taken_back;
+            more |= outcome != Outcome::put_off;
         }
         row_changes::write_records(); // that those are not listed again
     }

@@ -57,16 +57,20 @@ void run_utility(const char *sql) {
         elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(code));
 }
 
-void use_default_storage() {
-    set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
-                      0, false);
-    set_config_option("default_table_access_method", "heap", PGC_USERSET, PGC_S_SESSION,
-                      GUC_ACTION_SAVE, true, 0, false);
+static void set_for_now(const char *name, const char *value) {
+    set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
-void avoid_scans() {
-    set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-                      false);
+void use_default_storage() {
+    set_for_now("default_tablespace", "");
+    set_for_now("default_table_access_method", "heap");
+}
+
+void avoid_scans() { set_for_now("enable_seqscan", "off"); }
+
+void avoid_sorts() {
+    avoid_scans();
+    set_for_now("enable_sort", "off");
 }
 
 bool is_null(uint64 row, int column) {

@@ -47,6 +47,10 @@ void use_default_storage();
 // Inside as_owner.
 void avoid_scans();
 
+// Plans that are made read rows in the order of an index instead of sorting all of them for each
+// batch. Inside as_owner.
+void avoid_sorts();
+
 // Column `column` (from 1) of row `row` (from 0) of the last result.
 bool is_null(uint64 row, int column);
 Datum datum_at(uint64 row, int column); // by reference: valid until as_owner ends
