@@ -263,6 +263,11 @@ int64 holder_of(int32 queue, const char *key) {
     return seen == Seen::row ? id : 0;
 }
 
-int64 next_id(Oid sequence) { return nextval_internal(sequence, false); }
+int64 next_id(Oid sequence) {
+    relation_close(open_relation(sequence, RowExclusiveLock), NoLock);
+    return nextval_internal(sequence, false);
+}
+
+int64 next_job_id() { return nextval_internal(relations()->job_id_seq, false); }
 
 } // namespace pgjobs::store

@@ -63,7 +63,7 @@ void lock_queue(const Queue *queue) {
 }
 
 int64 add(store::Table *jobs, const NewJob &job, TimestampTz now) {
-    int64 id = store::next_id(relations()->job_id_seq);
+    int64 id = store::next_job_id();
     Waiting state = job.due_at > now ? Waiting::scheduled : Waiting::due;
     store::start_row(jobs);
     store::set(jobs, Col::id, Int64GetDatum(id));

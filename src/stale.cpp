@@ -425,6 +425,17 @@ static void see_after(TimestampTz now) {
         &failure);
 }
 
+static void tell_of_slots(TimestampTz now) {
+    static TimestampTz told;
+    if (now < told + USECS_PER_MINUTE)
+        return;
+    told = now;
+    ereport(LOG,
+            errmsg("pgjobs could not start a process that takes stale rows back: all background "
+                   "worker slots are in use"),
+            errhint("Raise max_worker_processes."));
+}
+
 // Looks whether something is due; returns when to look again.
 static TimestampTz look_for_errand(TimestampTz now) {
     Errand what{};
@@ -435,7 +446,8 @@ static TimestampTz look_for_errand(TimestampTz now) {
         return now + soon;
     if (!found)
         return next;
-    start(what); // or it is tried again, when there may be a slot
+    if (!start(what))
+        tell_of_slots(now);
     return now + soon;
 }
 

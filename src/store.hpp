@@ -233,7 +233,9 @@ int64 count_hidden(int32 queue, int16 stage);
 // it; 0 without. Waits for a transaction that is adding a job with the key, and for nobody else.
 int64 holder_of(int32 queue, const char *key);
 
-// The next id, from the sequence.
+// The next id, from the sequence; 42704 if it has been dropped meanwhile.
 int64 next_id(Oid sequence);
+// That of a job, while the table of jobs is open: then its sequence is there.
+int64 next_job_id();
 
 } // namespace pgjobs::store

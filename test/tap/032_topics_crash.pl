@@ -1,7 +1,7 @@
 # The server is killed again and again while everybody publishes and reads: what was acknowledged is there,
 # no position ever means two messages, and queues and subscribers get each message once.
 # PGJOBS_CRASHES gives the number of crashes with each way to commit.
-# allow-log: server process \(PID \d+\) was terminated by signal 9
+# allow-log: (?:server process|client backend) \(PID \d+\) was terminated by signal 9
 use strict;
 use warnings;
 use FindBin;

@@ -79,11 +79,11 @@ my @content = (
     'SELECT (queue, number, stage, ready, running, scheduled, blocked) FROM pgjobs.stages',
     q{SELECT (p.oid::regprocedure, a.grantee::regrole, a.privilege_type) FROM pg_proc p, aclexplode(p.proacl) a WHERE p.pronamespace = 'pgjobs'::regnamespace},
     q{SELECT (c.relname, c.relowner::regrole, c.reloptions, pg_get_expr(c.relpartbound, c.oid), ARRAY(
-        SELECT a FROM aclexplode(COALESCE(c.relacl, acldefault(CASE c.relkind WHEN 'S' THEN 's'::"char" ELSE 'r' END, c.relowner))) a ORDER BY a))
+        SELECT a FROM aclexplode(c.relacl) a WHERE a.grantee <> c.relowner ORDER BY a))
         FROM pg_class c WHERE c.relnamespace = 'pgjobs'::regnamespace},
     q{SELECT (t.tgrelid::regclass, t.tgname, t.tgenabled, pg_get_triggerdef(t.oid)) FROM pg_trigger t WHERE NOT t.tgisinternal},
     q{SELECT (s.schemaname, s.sequencename, s.last_value) FROM pg_sequences s},
-    q{SELECT (d.classid::regclass, pg_describe_object(d.classid, d.objid, d.objsubid), d.deptype) FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+    q{SELECT (i.type, i.identity, d.deptype) FROM pg_depend d CROSS JOIN pg_identify_object(d.classid, d.objid, d.objsubid) i JOIN pg_extension e ON e.oid = d.refobjid
         WHERE d.refclassid = 'pg_extension'::regclass AND e.extname = 'pgjobs'},
     q{SELECT unnest(extconfig)::regclass FROM pg_extension WHERE extname = 'pgjobs'},
     'SELECT r FROM runs r', 'SELECT r FROM parts r',
