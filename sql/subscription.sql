@@ -231,6 +231,9 @@ SELECT payload, token = :token AS same FROM pgjobs.receive('m', token => :token)
 -- Nothing new: the lease goes on all the same.
 SELECT count(*) FROM pgjobs.receive('m', lease => '3 hours', token => :token);
 SELECT lease_expires_at > now() + interval '150 minutes' AS renewed FROM pgjobs.subscriptions WHERE name = 'm';
+-- A shorter one takes nothing from it.
+SELECT count(*) FROM pgjobs.receive('m', lease => '1 minute', token => :token);
+SELECT lease_expires_at > now() + interval '150 minutes' AS kept FROM pgjobs.subscriptions WHERE name = 'm';
 -- All acknowledged: that has ended the lease, and the token does as well as none.
 SELECT pgjobs.ack('m', :token, (:'p'::bigint[])[5]);
 SELECT count(*) FROM pgjobs.receive('m', token => :token);

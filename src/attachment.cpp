@@ -391,6 +391,10 @@ const char *state_literal(const Attachment *attachment, int state) {
                     format_type_extended(attachment->status_type, -1, FORMAT_TYPE_FORCE_QUALIFY));
 }
 
+const char *whole_row(const Attachment *attachment) {
+    return psprintf("pgjobs_row.*::%s", attachment->name);
+}
+
 const RowStage *working_stage(const Attachment *attachment, int state) {
     for (int i = 0; state >= 0 && i < attachment->stage_count; i++)
         if (attachment->stages[i].working == state)
@@ -467,11 +471,10 @@ static Datum part_from_text(const Attachment *attachment, int i, char *text) {
     return OidInputFunctionCall(input, text, parameter, attachment->key_typmods[i]);
 }
 
-void read_key(const Attachment *attachment, const char *key, Datum *values) {
-    if (attachment->key_count == 1) {
-        values[0] = part_from_text(attachment, 0, pstrdup(key));
-        return;
-    }
+Key read_key(const Attachment *attachment, const char *key) {
+    if (attachment->key_count == 1)
+        return {{part_from_text(attachment, 0, pstrdup(key))}};
+    Key parts{};
     Jsonb *array = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(key)));
     if (!JB_ROOT_IS_ARRAY(array) || JB_ROOT_IS_SCALAR(array) ||
         JB_ROOT_COUNT(array) != static_cast<uint32>(attachment->key_count))
@@ -481,8 +484,9 @@ void read_key(const Attachment *attachment, const char *key, Datum *values) {
             text_of_element(getIthJsonbValueFromContainer(&array->root, static_cast<uint32>(i)));
         if (text == nullptr)
             bad_key(attachment);
-        values[i] = part_from_text(attachment, i, text);
+        parts.values[i] = part_from_text(attachment, i, text);
     }
+    return parts;
 }
 
 // ---- all of them ----

@@ -49,3 +49,18 @@ void point(const char *name, bool quiet) {
 } // namespace pgjobs::inject
 
 #endif
+
+#ifdef PGJOBS_MUTANTS
+
+#include <cstdlib>
+
+namespace pgjobs {
+
+bool mutant(int number) {
+    static const char *wanted = getenv("PGJOBS_MUTANT");
+    return wanted != nullptr && atoi(wanted) == number;
+}
+
+} // namespace pgjobs
+
+#endif

@@ -1,5 +1,5 @@
 // What only builds for tests have: points at which one fails, waits or dies on demand
-// (-DPGJOBS_INJECT), and seeded bugs (-DPGJOBS_MUTANT=n) that the tests of test/faults must find.
+// (-DPGJOBS_INJECT), and seeded bugs (-DPGJOBS_MUTANTS) that the tests of test/faults must find.
 // Nothing of it is in a build that is shipped.
 #pragma once
 
@@ -17,13 +17,14 @@ void point(const char *name, bool quiet);
 #define PGJOBS_QUIET_POINT(name) static_cast<void>(0)
 #endif
 
-#ifndef PGJOBS_MUTANT
-#define PGJOBS_MUTANT 0
-#endif
-
 namespace pgjobs {
 
-// Whether this build has the seeded bug; test/faults/mutants says what each is.
-constexpr bool mutant(int number) { return number == PGJOBS_MUTANT; }
+// Whether this server has the seeded bug: the number is PGJOBS_MUTANT in its environment.
+// test/faults/mutants says what each is.
+#ifdef PGJOBS_MUTANTS
+bool mutant(int number);
+#else
+constexpr bool mutant(int) { return false; }
+#endif
 
 } // namespace pgjobs

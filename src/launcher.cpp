@@ -1,5 +1,6 @@
 // The launcher: learns which databases have the extension and starts a worker where something is
 // due. It connects to the shared catalogs only and runs no SQL.
+#include "clock.hpp"
 #include "core/version.hpp"
 #include "process.hpp"
 #include "settings.hpp"
@@ -160,12 +161,13 @@ static bool needs_worker(const Database *database, TimestampTz now, TimestampTz 
     auto due = static_cast<TimestampTz>(
         pg_atomic_read_u64(const_cast<pg_atomic_uint64 *>(&database->next_due)));
     bool wanted = !database->probed || due - head_start <= now ||
+                  (due != never && clock::has_jumped(database)) ||
                   pg_atomic_read_u32(const_cast<pg_atomic_uint32 *>(&database->work)) != 0;
     if (!wanted) {
         *next = due == never ? *next : Min(*next, due - head_start);
         return false;
     }
-    if (database->retry_at > now) {
+    if (database->retry_at > now && database->retry_at <= now + longest_retry) {
         *next = Min(*next, database->retry_at);
         return false;
     }
@@ -293,7 +295,8 @@ void pgjobs_launcher_main(Datum) {
         long wait = -1;
         int flags = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
         if (next != never) {
-            wait = Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next), 3600 * 1000L);
+            wait = Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next),
+                       clock::longest_sleep);
             flags |= WL_TIMEOUT;
         }
         WaitLatch(MyLatch, flags, wait, PG_WAIT_EXTENSION);

@@ -1,6 +1,7 @@
 #include "log.hpp"
 
 #include "changes.hpp"
+#include "inject.hpp"
 #include "log_end.hpp"
 #include "segment.hpp"
 #include "store_parts.hpp"
@@ -135,6 +136,8 @@ static bool walk_segment(Walk *walk, int32 number) {
     while (!walk->stopped && segment::next(&s, ForwardScanDirection)) {
         CHECK_FOR_INTERRUPTS();
         if (is_under_way(s.slot, dirty)) {
+            if (mutant(11))
+                continue;
             walk->holder = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : GetTopTransactionId();
             walk->held_since = DatumGetTimestampTz(segment::column(s.slot, Line::published_at));
             walk->limit = segment::position_of(s.slot) - 1;

@@ -67,6 +67,8 @@ static void set_up_databases() {
         pg_atomic_init_u32(&database->uncounted, 1);
         pg_atomic_init_u64(&database->rows_due, 0);
         pg_atomic_init_u32(&database->row_reaper, 0);
+        pg_atomic_init_u64(&database->looked_wall, 0);
+        pg_atomic_init_u64(&database->looked_at, 0);
     }
 }
 
@@ -184,6 +186,7 @@ static void take_place(Database *database, Oid oid) {
     pg_atomic_write_u32(&database->work, 0);
     pg_atomic_write_u64(&database->next_due, never);
     pg_atomic_write_u64(&database->rows_due, 0);
+    pg_atomic_write_u64(&database->looked_at, 0);
     pg_atomic_write_u32(&database->leases_lost, 1);
     pg_atomic_write_u32(&database->prepared_lost, 1);
     pg_atomic_write_u32(&database->notify_all, 1);

@@ -1,6 +1,7 @@
 // A turn of the worker: what is due, and what others have asked for.
 #include "catalog.hpp"
 #include "check.hpp"
+#include "clock.hpp"
 #include "count.hpp"
 #include "duty.hpp"
 #include "feed.hpp"
@@ -15,6 +16,7 @@
 #include "settings.hpp"
 #include "stale.hpp"
 #include "topic.hpp"
+#include "wait.hpp"
 #include "worker.hpp"
 
 namespace pgjobs::process {
@@ -175,8 +177,8 @@ static void run_duties(Worker *worker) {
     PGJOBS_POINT("worker-turn");
     look_for_prepared(worker);
 
-    TimestampTz next = never;
-    bool done = in_batches(worker, reaping, &next);
+    TimestampTz next = now < worker->truce_until ? worker->truce_until : never;
+    bool done = next != never || in_batches(worker, reaping, &next);
     if (!done)
         pg_atomic_write_u32(&database->leases_lost, 1);
     done &= in_batches(worker, promoting, &next);
@@ -200,10 +202,50 @@ static bool is_due(const Worker *worker, uint32 work) {
            next <= GetCurrentTimestamp();
 }
 
+// ---- the clock ----
+
+// Everybody looks again: what they wait for is in wall time.
+static void forget_times(Worker *worker) {
+    Database *database = worker->database;
+    TimestampTz now = GetCurrentTimestamp();
+    worker->history_due = worker->topics_due = worker->check_due = worker->leases_due = 0;
+    worker->receipts_looked = worker->receipts_due = worker->notified_at = 0;
+    worker->notify_due = Min(worker->notify_due, now);
+    worker->count_due = Min(worker->count_due, now);
+    worker->deliver_due = now;
+    worker->truce_until = 0;
+    worker->busy_until = now + settings::idle_exit * USECS_PER_SEC;
+    forget_setbacks();
+    lower_rows_due(database, 0);
+    keep_next_due(database, now);
+    wait::wake_all(database->oid);
+}
+
+static void look_at_clock(Worker *worker) {
+    int64 jump = clock::take_jump(worker->database);
+    if (jump == 0)
+        return;
+    forget_times(worker);
+    TimestampTz now = GetCurrentTimestamp();
+    if (jump < 0) {
+        duty(&worker->backoff, "pgjobs: moving leases", [&] { clock::move_leases(jump, now); });
+    } else {
+        duty(&worker->backoff, "pgjobs: looking for the longest lease",
+             [&] { worker->truce_until = clock::end_of_truce(jump, now); });
+    }
+    ereport(LOG,
+            errmsg("pgjobs: the clock was set %s by " INT64_FORMAT " ms",
+                   jump < 0 ? "back" : "forward", (jump < 0 ? -jump : jump) / 1000),
+            jump < 0 ? errdetail("Leases end as much sooner.")
+                     : errdetail("No lease is taken to be over for " INT64_FORMAT " ms.",
+                                 Max(worker->truce_until - now, int64{0}) / 1000));
+}
+
 // ---- all of it ----
 
 void turn(Worker *worker, bool *pins_left) {
     Database *database = worker->database;
+    look_at_clock(worker);
     // While sending has to wait, its bit stays: nobody wakes this process for it meanwhile.
     uint32 waits = worker->notify_due > GetCurrentTimestamp() ? uint32{work_notify} : 0;
     uint32 work = pg_atomic_fetch_and_u32(&database->work, waits) & ~waits;

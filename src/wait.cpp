@@ -1,6 +1,7 @@
 #include "wait.hpp"
 
 #include "catalog.hpp"
+#include "core/clock.hpp"
 #include "inject.hpp"
 #include "lookup.hpp"
 #include "pg/function.hpp"
@@ -161,18 +162,18 @@ static void pass_baton() {
     Waiter *next = next_waiter(waiter->database, waiter->purpose);
     waiter->woken = woken;
     if (next != nullptr && next->check == never) {
-        next->check = GetCurrentTimestamp() + baton;
+        next->check = core::monotonic() + baton;
         wake_process(static_cast<uint32>(next - waiters) + 1);
     }
     LWLockRelease(shared->waiters_lock);
 }
 
 // Whether it is time to look, and if not, when. Taking a call means to look now.
-static bool take_call(TimestampTz *check) {
+static bool take_call(int64 *check) {
     return pg::locked(shared->waiters_lock, LW_EXCLUSIVE, [&] {
         Waiter *waiter = mine();
         *check = waiter->check;
-        bool called = waiter->woken || waiter->check <= GetCurrentTimestamp();
+        bool called = waiter->woken || waiter->check <= core::monotonic();
         if (called) {
             waiter->woken = false;
             waiter->check = never;
@@ -207,20 +208,19 @@ static void nap(long milliseconds) {
 
 // Sleeps until called or until `deadline`; false when that has come. Holds no snapshot and no lock:
 // the transaction that looked has ended.
-static bool sleep_until_called(const Database *database, uint32 epoch, TimestampTz deadline) {
+static bool sleep_until_called(const Database *database, uint32 epoch, int64 deadline) {
     SPI_commit();
     PGJOBS_POINT("wait-entered");
     for (;;) {
-        TimestampTz check;
+        int64 check;
         CHECK_FOR_INTERRUPTS();
         check_extension(database, epoch);
         if (take_call(&check))
             return true;
-        TimestampTz now = GetCurrentTimestamp();
-        if (now >= deadline)
+        int64 left = Min(deadline, check) - core::monotonic();
+        if (core::monotonic() >= deadline)
             return false;
-        long wait = TimestampDifferenceMilliseconds(now, Min(deadline, check));
-        nap(Min(wait, 3600 * 1000L));
+        nap(Min(Max(left + 999, 0) / 1000, 3600 * 1000L));
     }
 }
 
@@ -238,8 +238,8 @@ void refuse_inside_transaction(FunctionCallInfo fcinfo, const char *procedure) {
                 errdetail("It would commit that work."), errhint("Commit your work first."));
 }
 
-TimestampTz deadline_of(FunctionCallInfo fcinfo, int argument) {
-    return GetCurrentTimestamp() + pg::required_interval(fcinfo, argument, "timeout", 0);
+int64 deadline_of(FunctionCallInfo fcinfo, int argument) {
+    return core::monotonic() + pg::required_interval(fcinfo, argument, "timeout", 0);
 }
 
 Datum return_record(FunctionCallInfo fcinfo, Datum *values, bool *nulls) {
@@ -257,11 +257,12 @@ static void check_client() {
     ereport(ERROR, errcode(ERRCODE_CONNECTION_FAILURE), errmsg("the client has gone"));
 }
 
-void look_again_at(TimestampTz at) {
+void look_again_in(int64 time) {
+    int64 at = core::monotonic() + Max(time, 0);
     pg::locked(shared->waiters_lock, LW_EXCLUSIVE, [&] { mine()->check = Min(mine()->check, at); });
 }
 
-bool until(const Purpose &purpose, TimestampTz deadline, bool (*look)(void *), void *argument) {
+bool until(const Purpose &purpose, int64 deadline, bool (*look)(void *), void *argument) {
     SPI_connect_ext(SPI_OPT_NONATOMIC);
     enter(purpose);
     const Database *database = waiting_in;
@@ -299,14 +300,14 @@ static bool queue_has_work(int32 id, int16 stage) {
         if ((stage == 0 || stage == s) && store::any_ready(id, s, now, &held))
             return true;
     if (held)
-        look_again_at(GetCurrentTimestamp() + doubt);
+        look_again_in(doubt);
     return false;
 }
 
 // pgjobs.wait(queue, timeout, INOUT ready, stage)
 PGJOBS_FUNCTION(wait) {
     char *name = pg::required_string(fcinfo, 0, "queue");
-    TimestampTz deadline = deadline_of(fcinfo, 1);
+    int64 deadline = deadline_of(fcinfo, 1);
     char *stage = pg::optional_string(fcinfo, 3);
     refuse_inside_transaction(fcinfo, "pgjobs.wait");
     PreventCommandDuringRecovery("CALL pgjobs.wait");
@@ -368,7 +369,7 @@ static Finish look(int64 job, bool readable, MemoryContext caller) {
 // pgjobs.await(id, timeout, INOUT state, INOUT result)
 PGJOBS_FUNCTION(await) {
     int64 job = pg::required_int64(fcinfo, 0, "id");
-    TimestampTz deadline = deadline_of(fcinfo, 1);
+    int64 deadline = deadline_of(fcinfo, 1);
     refuse_inside_transaction(fcinfo, "pgjobs.await");
     PreventCommandDuringRecovery("CALL pgjobs.await");
     const Queue *queue = visible_queue_of(job, produce | monitor | operate | own);

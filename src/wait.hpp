@@ -34,21 +34,22 @@ void leave();
 // after other work. `procedure` is named.
 void refuse_inside_transaction(FunctionCallInfo fcinfo, const char *procedure);
 
-// The end of the time that the argument "timeout" gives.
-TimestampTz deadline_of(FunctionCallInfo fcinfo, int argument);
+// The end of the time that the argument "timeout" gives, by core::monotonic(): it does not matter
+// who sets the clock meanwhile.
+int64 deadline_of(FunctionCallInfo fcinfo, int argument);
 
 // Looks, and sleeps until somebody calls for the purpose, until `look` says yes or `deadline` has
 // come; whether it said yes. Each look has a transaction, and no snapshot is held in between.
-bool until(const Purpose &purpose, TimestampTz deadline, bool (*look)(void *), void *argument);
-template <class F> bool until(const Purpose &purpose, TimestampTz deadline, F look) {
+bool until(const Purpose &purpose, int64 deadline, bool (*look)(void *), void *argument);
+template <class F> bool until(const Purpose &purpose, int64 deadline, F look) {
     static_assert(pg::plain_body<F>);
     return until(
         purpose, deadline, [](void *argument) { return (*static_cast<F *>(argument))(); }, &look);
 }
 
-// For a look: look again at this time, if nobody calls before.
-constexpr int64 doubt = USECS_PER_SEC; // from now, where somebody may give back without a word
-void look_again_at(TimestampTz at);
+// For a look: look again after this time, microseconds, if nobody calls before.
+constexpr int64 doubt = USECS_PER_SEC; // where somebody may give back without a word
+void look_again_in(int64 time);
 
 // The INOUT arguments as the procedure returns them.
 Datum return_record(FunctionCallInfo fcinfo, Datum *values, bool *nulls);

@@ -2,6 +2,7 @@
 // when there is nothing to stay for.
 #include "worker.hpp"
 
+#include "clock.hpp"
 #include "process.hpp"
 #include "settings.hpp"
 
@@ -157,7 +158,7 @@ static bool give_up_place(Database *database) {
     return false;
 }
 
-// How long to sleep, in milliseconds; -1 without an end.
+// How long to sleep, in milliseconds; -1 without an end. Not long: somebody may set the clock.
 static long time_to_sleep(const Worker *worker, bool pins_left) {
     TimestampTz now = GetCurrentTimestamp();
     auto next = static_cast<TimestampTz>(pg_atomic_read_u64(&worker->database->next_due));
@@ -174,7 +175,7 @@ static long time_to_sleep(const Worker *worker, bool pins_left) {
     if (until == never)
         return -1;
     // Rounded up: waking a moment too early would only mean to wait once more.
-    return Min(TimestampDifferenceMilliseconds(now, until), 3600 * 1000L);
+    return Min(TimestampDifferenceMilliseconds(now, until), clock::longest_sleep);
 }
 
 static void sleep_until_due(const Worker *worker, bool pins_left) {

@@ -20,6 +20,7 @@ struct Worker {
     TimestampTz receipts_due;    // when they are to be looked at next
     TimestampTz leases_due;      // when the lease list is checked next
     TimestampTz busy_until;      // stay at least until then
+    TimestampTz truce_until;     // nothing is taken back before: the clock was set, see clock.hpp
     int64 backoff;               // after an error; 0 without
     int64 notify_backoff;        // the same for notifications
     TimestampTz notify_due;      // sending has to wait until then; 0 otherwise

@@ -103,6 +103,18 @@ OwnerScope enter_owner() {
     return scope;
 }
 
+OwnerScope enter_table_owner(Oid owner, int context) {
+    OwnerScope scope{};
+    GetUserIdAndSecContext(&scope.user, &scope.context);
+    scope.guc_level = NewGUCNestLevel();
+    if (scope.user != owner)
+        context |= SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION;
+    SetUserIdAndSecContext(owner, scope.context | context);
+    if (SPI_connect() != SPI_OK_CONNECT)
+        elog(ERROR, "SPI_connect failed");
+    return scope;
+}
+
 void leave_owner(const OwnerScope &scope) {
     SPI_finish();
     AtEOXact_GUC(false, scope.guc_level);

@@ -27,6 +27,18 @@ durable_claims or the log was flushed beyond it; such a claim counts while its s
   F3  a repeated complete gives the same answer again
   A1  enqueue_many adds all or nothing
   E1  errors are those that the contract names
+  L1  some order of all the operations on a job, one after the other, gives the answers (linear.py)
+
+and of topics (topic_checker.py):
+
+  P1  an acknowledged message is in the log, at the position that was given to it
+  P2  every message there was published, once, and its publish was not refused
+  P3  positions rise in the order of publishing, and none is given out twice
+  P4  a batch is what the log has from its first message to its last
+  P5  a subscription goes on where it was acknowledged: nothing is skipped, nothing comes again
+  P6  while a reader's lease lasts nobody else receives; an old token is refused
+  P7  at the end everybody has got everything, and each message has become one job where queues
+      subscribe
 """
 
 import collections
@@ -34,17 +46,23 @@ import dataclasses
 import json
 import math
 
+import linear
+import server_clock
+import topic_checker
+import topic_history
+
 ENDINGS = ("complete", "fail", "release", "snooze")
 FENCED = ENDINGS + ("extend", "progress")
 INFINITY = math.inf
-# What a correct server may answer: fences, unique keys, conflicts of serializable transactions, and
-# PJ099 where a build for tests was told to fail.
+# What a correct server may answer: fences, unique keys, conflicts of serializable transactions, a disk
+# that is full, and PJ099 where a build for tests was told to fail.
 EXPECTED_ERRORS = {
-    "PJ001": FENCED + ("complete_many",),
+    "PJ001": FENCED + ("complete_many", "ack", "receive"),
     "23505": ("enqueue", "retry"),
     "40001": None,
     "40P01": None,
     "25P02": None,
+    "53100": None,
     "PJ099": None,
 }
 
@@ -67,6 +85,7 @@ class Op:
     sqlstate: str | None = None
     lsn: int | None = None
     prepared: bool = False  # in a transaction whose second phase never waits for less than the disk
+    durable: bool = False  # a claim or a reader's lease that no crash takes back
 
     @property
     def name(self):
@@ -74,6 +93,10 @@ class Op:
 
     def may(self):
         return self.type != "fail"
+
+    def counts_for(self, other):
+        """Whether it had happened, as seen by an operation that came later."""
+        return self.type == "ok" and (self.durable or self.epoch == other.epoch)
 
     def may_be_seen_by(self, other):
         """A transaction sees what it did itself, even if it is rolled back later."""
@@ -115,6 +138,8 @@ class Checker:
         self.errors = collections.Counter()
         self.queues = {}
         self.nemesis = []
+        self.clock = server_clock.ServerClock(
+            r for r in records if r["type"] == "nemesis" and r["f"] == "clock")
         self.kill_time = {}  # of an epoch
         self.flushed = {}  # end of the log that a crash left, by epoch
         self.session_end = {}
@@ -130,6 +155,7 @@ class Checker:
     def read(self):
         ops = {}
         ends = {}
+        places = {}
         undone = []
         sessions = {}
         for record in sorted(self.records, key=lambda r: r["t"]):
@@ -142,6 +168,7 @@ class Checker:
                 op = ops[key]
                 op.type, op.t1, op.w1 = kind, record["t"], record["w"]
                 op.res, op.sqlstate = record.get("res"), record.get("sqlstate")
+                self.clock.translate(op)
                 if kind == "fail":
                     self.errors[f"{op.f} {op.sqlstate}"] += 1
                     allowed = EXPECTED_ERRORS.get(op.sqlstate, ())
@@ -149,7 +176,10 @@ class Checker:
                         self.wrong("E1", None, f"{op.name} {op.f}: {op.sqlstate} "
                                                f"{record.get('msg')}")
             elif kind == "lsn":
-                ops[key].lsn = record["lsn"]
+                if "tx" in record:
+                    places[(record["p"], record["tx"])] = record["lsn"]
+                else:
+                    ops[key].lsn = record["lsn"]
             elif kind == "end":
                 ends[(record.get("process", record["p"]), record["tx"])] = record
                 self.counts["prepared transactions"] += record.get("prepared", False)
@@ -174,6 +204,8 @@ class Checker:
                 self.nemesis.append(record)
         self.resolve_transactions(ops, ends, undone)
         self.read_nemesis(sessions)
+        if self.final.get("asynchronous"):
+            self.forget_unreplicated(ops, places)
         self.ops = sorted(ops.values(), key=lambda op: op.t0)
 
     def resolve_transactions(self, ops, ends, undone):
@@ -209,6 +241,19 @@ class Checker:
             if opened["e"] in self.kill_time:
                 self.end_session(session, self.kill_time[opened["e"]])
 
+    def forget_unreplicated(self, ops, places):
+        """The standby that was promoted did not have what was acknowledged behind the end of its log,
+        or of which nobody knows where it was: that may have happened or not."""
+        for op in ops.values():
+            end = self.flushed.get(op.epoch)
+            lsn = op.lsn if op.tx is None else places.get((op.p, op.tx))
+            if end is None or op.type != "ok" or lsn is not None and lsn <= end:
+                continue
+            self.counts["acknowledged and not replicated"] += lsn is not None
+            op.type = "info"
+            if op.f in ("publish", "receive", "read"):
+                op.res = None  # positions that were never heard of are given out again
+
     def end_session(self, session, at):
         self.session_end[session] = min(at, self.session_end.get(session, at))
 
@@ -234,6 +279,8 @@ class Checker:
                 self.on_job[op.args["job"]].append(op)
             elif op.f in ("enqueue", "enqueue_many"):
                 self.enqueues.append(op)
+            elif op.f == "receive":
+                op.durable = self.outlives_a_crash(op)
         self.confirm_claims()
         self.jobs = collections.defaultdict(list)
         for row in self.final["jobs"]:
@@ -242,14 +289,16 @@ class Checker:
         for row in self.final["effects"]:
             self.effects[row["token"]].append(row)
 
+    def outlives_a_crash(self, op):
+        """Whether what did not wait for the disk had reached it, or never had to."""
+        if op.prepared or op.epoch not in self.kill_time and op.type == "ok":
+            return True
+        flushed = self.flushed.get(op.epoch)
+        return op.lsn is not None and flushed is not None and op.lsn <= flushed
+
     def add_claims(self, op):
+        durable = self.queues[op.args["queue"]]["durable"] or self.outlives_a_crash(op)
         for row in op.res or ():
-            durable = self.queues[op.args["queue"]]["durable"] or op.prepared
-            if op.epoch not in self.kill_time and op.type == "ok":
-                durable = True  # its server was never killed
-            flushed = self.flushed.get(op.epoch)
-            if op.lsn is not None and flushed is not None and op.lsn <= flushed:
-                durable = True
             claim = Claim(op, row["job"], row["token"], row["stage"], row["attempt"],
                           row["max_attempts"], row["until"], row["now"], durable)
             lease = op.args["lease"]
@@ -416,7 +465,8 @@ class Checker:
         for op in sorted(self.on_token[claim.token], key=lambda op: op.t1):
             if op.f != "extend" or op.type != "ok" or op.res is None:
                 continue
-            if until is not None and op.res < until:
+            if until is not None and op.res < until and \
+                    not self.clock.was_set_between(claim.op.t0, op.t1):
                 self.wrong("S8", claim.job, f"{op.name} shortened the lease")
             if op.res < op.w0 + op.args["lease"]:
                 self.wrong("S8", claim.job, f"{op.name} extended by too little")
@@ -442,6 +492,9 @@ class Checker:
                 lasts = max(lasts, op.res) if lasts != INFINITY else op.res
         if claim.at >= lasts:
             self.counts["leases that expired"] += 1
+            return
+        if self.clock.was_set_between(before.op.t0, claim.op.t1):
+            self.counts["leases whose time is not known"] += 1
             return
         if before.op.args["hold"] and \
                 self.session_end.get(before.op.session, INFINITY) <= claim.op.t1:
@@ -483,7 +536,8 @@ class Checker:
                 any(r.t1 >= op.t0 for r in self.retries(job)):
             return
         for claim in self.claims[job]:
-            if (first or claim.op.t0 >= op.t1) and claim.at < due:
+            if (first or claim.op.t0 >= op.t1) and claim.at < due and \
+                    not self.clock.was_set_between(op.t0, claim.op.t1):
                 self.wrong("S11", job, f"{claim.op.name} got it {(due - claim.at) / 1000:.1f} ms "
                                        f"before the time that {op.name} set")
 
@@ -682,7 +736,74 @@ class Checker:
                                   f"happened, {len(possible) - len(happened)} may have, "
                                   f"{back['sure']} were given back")
 
+    # ---- L1 ----
+
+    def check_orders(self):
+        """A job's own history; what it was asked for under a unique key is somebody else's too."""
+        added = collections.defaultdict(list)
+        by_key = {}
+        for op in self.enqueues:
+            many = op.f == "enqueue_many"
+            if op.type == "ok":
+                for job in op.res if many else [op.res]:
+                    added[job].append(op)
+            elif op.type == "info":
+                by_key.update(dict.fromkeys(op.args["keys"] if many else [op.args["key"]], op))
+        ghosts = collections.defaultdict(list)
+        for op in self.ops:
+            if op.f == "claim" and op.type == "info" and op.res is None:
+                ghosts[op.args["queue"]].append(op.t0)
+        for job, rows in self.jobs.items():
+            row = rows[0]
+            if len(rows) > 1 or row["open"]:
+                continue  # that is wrong enough
+            enqueues = added[job] + [op for op in [by_key.get(row["key"])] if op]
+            wrong = linear.possible(list(self.events(job, row, enqueues)),
+                                    self.facts(job, row, ghosts[row["queue"]]))
+            self.counts["operations in order"] += not wrong
+            if wrong:
+                self.wrong("L1", job, wrong)
+
+    def facts(self, job, row, ghosts):
+        claims = {claim.token: claim for claim in self.claims[job] if claim.op.may()}
+        ends = {}
+        for token, claim in claims.items():
+            session = INFINITY
+            until = claim.until
+            if claim.op.args["hold"]:
+                session = self.session_end.get(claim.op.session, INFINITY)
+                extended = any(op.f == "extend" and op.may() for op in self.on_token[token])
+                until = claim.now if extended else until
+            if self.clock.records:
+                until = claim.now  # nobody knows when it was over
+            ends[token] = (INFINITY if until is None else until, session)
+        undone = {token: self.kill_time[claim.op.epoch] for token, claim in claims.items()
+                  if claim.op.epoch in self.kill_time and not claim.durable}
+        most_attempts = [row["max_attempts"]] + [claim.max_attempts for claim in claims.values()]
+        return linear.Facts(self.queues[row["queue"]]["stages"], claims, ghosts, ends, undone,
+                            most_attempts)
+
+    def events(self, job, row, enqueues):
+        for op in enqueues:
+            yield event_of(op, "enqueue")
+        for claim in self.claims[job]:
+            if claim.op.may():
+                yield event_of(claim.op, "claim", claim)
+                for op in self.on_token[claim.token]:
+                    if op.may():
+                        yield event_of(op, op.f)
+                    elif op.sqlstate == "PJ001" and op.tx is None:
+                        yield event_of(op, "refused", sure=True)
+        for op in self.on_job[job]:
+            if op.may():
+                yield event_of(op, "no" if op.res is False else op.f)
+        yield linear.Event(INFINITY, INFINITY, INFINITY, True, "end", None, row)
+
     # ---- all ----
+
+    def check_topics(self):
+        if "log" in self.final:
+            topic_checker.Topics(self, topic_history.SUBSCRIPTIONS).check(topic_history.COPIES[1])
 
     def check(self):
         self.check_jobs()
@@ -693,7 +814,16 @@ class Checker:
         self.check_endings()
         self.check_attempts()
         self.count_undone()
+        self.check_orders()
+        self.check_topics()
         return Result(self.counts, self.errors, self.violations)
+
+
+def event_of(op, f, what=None, sure=None):
+    """For linear.py. What nobody knows of may happen late, or never."""
+    sure = op.type == "ok" if sure is None else sure
+    return linear.Event(op.t0, op.t1 if sure else INFINITY, op.w1 if sure else INFINITY, sure, f,
+                        op, what)
 
 
 def check(records, final):

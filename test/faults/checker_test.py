@@ -110,6 +110,31 @@ class History:
     def effect(self, job, token):
         self.final["effects"].append({"job": job, "stage": "two", "token": token})
 
+    # ---- topics ----
+
+    def publish(self, position, key=None, process=1, **more):
+        """In the log too, unless it is said not to have happened."""
+        key = key or f"m{position}"
+        if more.get("outcome", "ok") == "ok":
+            self.final.setdefault("log", []).append(("alerts", position, key))
+        return self.op(process, "publish", {"topic": "alerts", "keys": [key]}, [position], **more)
+
+    def receive(self, positions, token, process=2, after=None, lsn=None):
+        args = {"subscription": "pager", "n": 9, "lease": LEASE, "token": after}
+        _, done = self.op(process, "receive", args, [
+            {"position": n, "key": f"m{n}", "token": token} for n in positions])
+        if lsn is not None:
+            self.write(process, type="lsn", i=done["i"], lsn=lsn)
+
+    def ack(self, token, up_to, process=2, **more):
+        return self.op(process, "ack", {"subscription": "pager", "token": token, "up_to": up_to},
+                       **more)
+
+    def at_position(self, position):
+        """What the view shows, now and at the end."""
+        self.write("nemesis", type="sample", twice=[], processes={}, positions={"pager": position})
+        self.final["positions"] = {"pager": position}
+
     def rules(self):
         return {rule for rule, _, _ in checker.check(self.records, self.final).violations}
 
@@ -153,6 +178,19 @@ def good_async_claim_undone(history):
     history.end(1, token=12, attempts=[("one", second, "completed"), ("two", third, "completed")])
 
 
+def good_reaping_undone(history):
+    """The crash takes back a claim and the reaping before it: the lease before is good again."""
+    history.enqueue(1)
+    first = history.claim(1, 10, lsn=300)
+    history.sleep(2 * LEASE)
+    history.claim(1, 11, attempt=2, process=2, lsn=500)
+    history.crash(redo=400)
+    history.complete(1, 10)
+    second = history.claim(1, 12, stage="two")
+    history.complete(1, 12, "completed", stage="two")
+    history.end(1, token=12, attempts=[("one", first, "completed"), ("two", second, "completed")])
+
+
 def good_unknown_complete(history):
     """The answer of a complete is lost with the server; it had happened, and is repeated."""
     history.enqueue(1, queue="d")
@@ -160,7 +198,7 @@ def good_unknown_complete(history):
     history.complete(1, 10, outcome="info", queue="d", stage="work")
     history.crash(redo=900)
     history.complete(1, 10, "completed", queue="d", stage="work")
-    history.end(1, token=10, stage="work", attempts=[("work", worker, "completed")])
+    history.end(1, queue="d", token=10, stage="work", attempts=[("work", worker, "completed")])
 
 
 def good_claim_overlaps_complete(history):
@@ -235,6 +273,61 @@ def good_rolled_back_together(history):
     history.write(1, type="end", tx=77, outcome="fail")
     history.manage("cancel", 1)
     history.end(1, "cancelled", stage="one", attempt=1)
+
+
+def read_along(history, upto=4):
+    """Publishing, a batch, a reader who is late and is refused, another batch, a repeated ack."""
+    for position in range(1, 4):
+        history.publish(position)
+    history.receive([1, 2], 20)
+    history.sleep(2 * LEASE)
+    history.receive([1, 2, 3], 21, process=3)
+    history.ack(20, 2, outcome="fail", sqlstate="PJ001")
+    history.publish(4)
+    history.ack(21, 3, process=3)
+    history.ack(21, 3, process=3)
+    history.at_position(3)
+    if upto == 4:
+        history.receive([4], 22)
+        history.ack(22, 4)
+        history.at_position(4)
+
+
+def good_read_along(history):
+    read_along(history)
+
+
+def good_goes_on(history):
+    """Two batches under one lease, acknowledged together."""
+    for position in (1, 2, 3):
+        history.publish(position)
+    history.receive([1], 20)
+    history.receive([2, 3], 20, after=20)
+    history.ack(20, 3)
+    history.at_position(3)
+
+
+def good_lease_undone(history):
+    """A crash takes a reader's lease back; somebody else receives at once."""
+    history.publish(1)
+    history.receive([1], 20, lsn=500)
+    history.crash(redo=400)
+    history.receive([1], 21, process=3)
+    history.ack(20, 1, outcome="fail", sqlstate="PJ001")
+    history.ack(21, 1, process=3)
+    history.at_position(1)
+
+
+def good_unknown_publish_and_ack(history):
+    history.publish(1, outcome="info")
+    history.final["log"] = [("alerts", 1, "m1")]
+    history.publish(3)
+    history.receive([1, 3], 20)
+    history.ack(20, 1, outcome="info")
+    history.crash(redo=900)
+    history.receive([3], 21)
+    history.ack(21, 3)
+    history.at_position(3)
 
 
 # ---- faults ----
@@ -607,6 +700,204 @@ def internal_error(history):
     history.call("progress", 1, 12, outcome="fail", sqlstate="XX000")
 
 
+# ---- L1: what no other rule looks at ----
+
+
+def spurious_refusal(history):
+    """The token is the current one, the lease lasts, and the call is refused."""
+    history.enqueue(1)
+    worker = history.claim(1, 10)
+    history.refused("extend", 1, 10)
+    history.complete(1, 10)
+    again = history.claim(1, 11, stage="two")
+    history.complete(1, 11, "completed", stage="two")
+    history.end(1, token=11, attempts=[("one", worker, "completed"), ("two", again, "completed")])
+
+
+def cancel_finds_nothing(history):
+    """cancel says that there is no open job, while there is one."""
+    history.enqueue(1)
+    history.manage("cancel", 1, res=False)
+    history.manage("cancel", 1)
+    history.end(1, "cancelled", stage="one", attempt=0)
+
+
+def retried_while_open(history):
+    history.enqueue(1)
+    history.manage("retry", 1)
+    history.manage("cancel", 1)
+    history.end(1, "cancelled", stage="one", attempt=0)
+
+
+def stage_skipped(history):
+    history.enqueue(1)
+    worker = history.claim(1, 10)
+    history.complete(1, 10, "completed")
+    again = history.claim(1, 11, stage="two")
+    history.complete(1, 11, "completed", stage="two")
+    history.end(1, token=11, stage="one", attempts=[("one", worker, "completed"),
+                                                    ("two", again, "completed")])
+
+
+# ---- topics ----
+
+
+def message_lost(history):
+    read_along(history)
+    history.final["log"].pop(0)
+
+
+def message_elsewhere(history):
+    read_along(history)
+    history.op(1, "publish", {"topic": "alerts", "keys": ["x"]}, [9])
+    history.final["log"].append(("alerts", 10, "x"))
+
+
+def message_from_nowhere(history):
+    read_along(history)
+    history.final["log"].append(("alerts", 9, "x"))
+
+
+def message_twice(history):
+    read_along(history)
+    history.final["log"].append(("alerts", 9, "m4"))
+
+
+def rolled_back_message(history):
+    read_along(history)
+    history.publish(9, tx=77)
+    history.write(1, type="end", tx=77, outcome="fail")
+
+
+def position_twice(history):
+    """The transaction that had it first is rolled back; a reader may have seen it all the same."""
+    history.publish(1, key="x", tx=77)
+    history.write(1, type="end", tx=77, outcome="fail")
+    history.final["log"].clear()
+    history.publish(1)
+
+
+def position_goes_back(history):
+    history.publish(2)
+    history.publish(1)
+
+
+def gap_in_batch(history):
+    """The reader trusts the highest position: what was under way is never seen."""
+    for position in (1, 2, 3):
+        history.publish(position)
+    history.receive([1, 3], 20)
+    history.ack(20, 3)
+    history.at_position(3)
+
+
+def gap_before_batch(history):
+    for position in (1, 2, 3):
+        history.publish(position)
+    history.receive([1], 20)
+    history.ack(20, 1)
+    history.receive([3], 21)
+    history.ack(21, 3)
+    history.at_position(3)
+
+
+def gap_under_a_lease(history):
+    for position in (1, 2, 3):
+        history.publish(position)
+    history.receive([1], 20)
+    history.receive([3], 20, after=20)
+    history.ack(20, 3)
+    history.at_position(3)
+
+
+def gap_in_reading(history):
+    read_along(history)
+    history.op(1, "read", {"topic": "alerts", "after": 1},
+               [{"position": 3, "key": "m3"}, {"position": 4, "key": "m4"}])
+
+
+def other_message(history):
+    read_along(history)
+    history.op(1, "read", {"topic": "alerts", "after": 3}, [{"position": 4, "key": "x"}])
+
+
+def disordered_batch(history):
+    history.publish(1)
+    history.publish(2)
+    history.receive([2, 1], 20)
+    history.ack(20, 2)
+    history.at_position(2)
+
+
+def again_after_ack(history):
+    read_along(history)
+    history.receive([4], 23)
+
+
+def position_lower(history):
+    read_along(history)
+    history.at_position(2)
+    history.at_position(4)
+
+
+def two_readers(history):
+    history.publish(1)
+    history.receive([1], 20)
+    history.receive([1], 21, process=3)
+    history.ack(21, 1, process=3)
+    history.at_position(1)
+
+
+def two_readers_after_crash(history):
+    """The lease had reached the disk."""
+    history.publish(1)
+    history.receive([1], 20, lsn=300)
+    history.crash(redo=400)
+    history.receive([1], 21, process=3)
+    history.ack(21, 1, process=3)
+    history.at_position(1)
+
+
+def late_reader(history):
+    history.publish(1)
+    history.receive([1], 20)
+    history.sleep(2 * LEASE)
+    history.receive([1], 21, process=3)
+    history.ack(20, 1)
+    history.at_position(1)
+
+
+def late_reader_goes_on(history):
+    history.publish(1)
+    history.publish(2)
+    history.receive([1], 20)
+    history.sleep(2 * LEASE)
+    history.receive([1, 2], 21, process=3)
+    history.receive([2], 20, after=20)
+    history.ack(21, 2, process=3)
+    history.at_position(2)
+
+
+def nobody_got_it(history):
+    read_along(history, upto=3)
+    history.at_position(4)
+
+
+def not_at_the_end(history):
+    read_along(history, upto=3)
+
+
+def message_without_job(history):
+    read_along(history)
+    history.op(1, "publish", {"topic": "news", "keys": ["x"]}, [1])
+    history.final["log"].append(("news", 1, "x"))
+
+
+def two_jobs_for_a_message(history):
+    message_without_job(history)
+    history.final["copies"] = [(1, "x"), (1, "x")]
+
+
 FAULTS = {
     lost_job: "S1", lost_by_crash: "S1", two_jobs_one_id: "S1",
     job_from_nowhere: "S2", refused_enqueue_happened: "S2", rolled_back_enqueue_happened: "S2",
@@ -628,6 +919,16 @@ FAULTS = {
     repeat_refused: "F3", repeat_answers_otherwise: "F3",
     part_of_many: "A1",
     internal_error: "E1",
+    spurious_refusal: "L1", cancel_finds_nothing: "L1", retried_while_open: "L1",
+    stage_skipped: "L1",
+    message_lost: "P1", message_elsewhere: "P1",
+    message_from_nowhere: "P2", message_twice: "P2", rolled_back_message: "P2",
+    position_twice: "P3", position_goes_back: "P3",
+    gap_in_batch: "P4", gap_in_reading: "P4", other_message: "P4", disordered_batch: "P4",
+    gap_before_batch: "P5", gap_under_a_lease: "P5", again_after_ack: "P5", position_lower: "P5",
+    two_readers: "P6", two_readers_after_crash: "P6", late_reader: "P6", late_reader_goes_on: "P6",
+    nobody_got_it: "P7", not_at_the_end: "P7", message_without_job: "P7",
+    two_jobs_for_a_message: "P7",
 }
 
 

@@ -26,6 +26,8 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, HERE)
 import checker  # noqa: E402
 import history  # noqa: E402
+import surroundings  # noqa: E402
+import topic_history  # noqa: E402
 from server import ROOT, Server, children_of  # noqa: E402
 
 DIRECTORY = os.path.join(ROOT, "build", "test", "faults")
@@ -39,6 +41,7 @@ SETTINGS = [
     "log_checkpoints=off",
     "log_min_messages=warning",
 ]
+PROCESSES = {"- pgjobs launcher": 1, "postgres pgjobs worker": 1}
 # A backend that was killed on purpose.
 ALLOWED_IN_LOG = [
     r"^LOG:  .* was terminated by signal 9: Killed$",
@@ -60,10 +63,20 @@ RULES = {
     "F3": "repeated completes were answered as before",
     "A1": "enqueue_many added all or nothing",
     "E1": "no unexpected error",
+    "L1": "one after the other, the operations on each job could have been",
+    "P1": "every acknowledged message is there, where it was said to be",
+    "P2": "every message was published, once",
+    "P3": "positions rise, and none is given out twice",
+    "P4": "readers get what is there, in order and without a gap",
+    "P5": "subscriptions go on where they were acknowledged",
+    "P6": "one reader at a time; old tokens are refused",
+    "P7": "everybody has got everything",
 }
 
 
 class Run:
+    client_options = {}  # more of them, for history.Client
+
     def __init__(self, options):
         self.options = options
         self.random = random.Random(options.seed)
@@ -72,6 +85,8 @@ class Run:
         self.clients = {}
         self.next_client = 0
         self.claimer = None
+        self.pooler = None  # with --pooled
+        self.facts = {}  # more of them, for the checker
         self.stopping = threading.Event()
         self.passed = 0
         self.failed = 0
@@ -93,7 +108,7 @@ class Run:
     # ---- set-up ----
 
     def prepare(self):
-        self.server = Server(os.path.join(self.directory, "cluster"), SETTINGS)
+        self.server = Server(os.path.join(self.directory, "cluster"), self.settings())
         self.server.tool("drop", check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
         os.makedirs(self.histories)
@@ -110,20 +125,35 @@ class Run:
                 connection.execute(
                     "SELECT pgjobs.create_queue(%s, %s::text[], lease => %s::interval,"
                     " max_attempts => %s::bigint, backoff => %s::interval,"
-                    " backoff_max => %s::interval, durable_claims => %s, notify => %s)",
+                    " backoff_max => %s::interval, durable_claims => %s, notify => %s,"
+                    " retention => '1 year', dead_retention => '1 year')",
                     (name, queue["stages"], history.interval(queue["lease"]), history.MAX_ATTEMPTS,
                      history.interval(history.BACKOFF), history.interval(history.BACKOFF_MAX),
                      queue["durable"], "events" if "." in name else "wakeup"))
                 self.recorder.write("queue", name=name, backoff=history.BACKOFF,
                                     backoff_max=history.BACKOFF_MAX, **queue)
+            topic_history.create(connection)
+            if self.options.hostile:
+                surroundings.make_hostile(connection)
+        self.conninfo = self.server.conninfo
+        if self.options.pooled:
+            self.pooler = surroundings.Pooler(self.directory, self.conninfo)
+            self.pooler.start()
+            self.conninfo = self.pooler.conninfo
         self.epoch = self.server.epoch()
+
+    def settings(self):
+        isolation = self.options.isolation
+        return SETTINGS + ([f"default_transaction_isolation={isolation}"] if isolation else [])
 
     def start_client(self):
         number = self.next_client
         self.next_client += 1
         self.clients[number] = subprocess.Popen(
             ["/usr/bin/python3", "-B", os.path.join(HERE, "history.py"), str(number),
-             str(self.random.getrandbits(64)), self.histories, self.server.conninfo])
+             str(self.random.getrandbits(64)), self.histories, self.conninfo,
+             json.dumps({"isolation": self.options.isolation, "pooled": self.options.pooled,
+                         **self.client_options})])
 
     # ---- what is looked at all the time ----
 
@@ -144,7 +174,10 @@ class Run:
                     "SELECT coalesce(datname, '-') || ' ' || backend_type, count(*)"
                     " FROM pg_stat_activity WHERE backend_type LIKE 'pgjobs%' GROUP BY 1"
                 ).fetchall()
-                self.recorder.write("sample", twice=twice, processes=dict(processes))
+                positions = connection.execute("SELECT name, position FROM pgjobs.subscriptions"
+                                               " WHERE queue IS NULL").fetchall()
+                self.recorder.write("sample", twice=twice, processes=dict(processes),
+                                    positions=dict(positions))
                 self.end_prepared(connection, "4 seconds")
             except psycopg.Error:
                 connection = None
@@ -195,10 +228,14 @@ class Run:
         if mode == "backend":
             self.kill_backend()
         else:
+            if self.pooler:
+                self.pooler.kill()  # it would hide the end of its clients' sessions
             self.server.kill(everybody=mode == "group")
             for process in self.clients.values():
                 process.send_signal(signal.SIGCONT)
             self.server.restart()
+            if self.pooler:
+                self.pooler.start()
         redo = self.wait_for_restart()
         self.say(f"killed {mode:10}  back after {(time.monotonic() - began) * 1000:5.0f} ms"
                  f"{'' if redo else '  (no redo)'}")
@@ -273,9 +310,9 @@ class Run:
             left = connection.execute(
                 "SELECT count(*) FROM pgjobs.jobs WHERE queue = ANY(%s) AND state IN"
                 " ('blocked', 'scheduled', 'ready', 'running')",
-                (list(history.QUEUES),)).fetchone()[0]
+                (list(history.QUEUES),)).fetchone()[0] + topic_history.behind(connection)
         self.test(left == 0, f"everything was worked off within {DRAIN_DEADLINE} s "
-                             f"({time.monotonic() - began:.1f} s)", f"{left} jobs are open")
+                             f"({time.monotonic() - began:.1f} s)", f"{left} jobs and readers are left")
 
     def stop_clients(self):
         self.flag("stop")
@@ -339,12 +376,16 @@ class Run:
                   f"{most * 1000:.0f} ms")
         connection.execute("SELECT pgjobs.drop_queue('call', true)")
 
-    def check_processes(self, connection, records):
-        rows = dict(connection.execute(
+    @staticmethod
+    def processes(connection):
+        """Those of pgjobs that stay, by kind."""
+        return dict(connection.execute(
             "SELECT coalesce(datname, '-') || ' ' || backend_type, count(*) FROM pg_stat_activity"
-            " WHERE backend_type LIKE 'pgjobs%' GROUP BY 1").fetchall())
-        wanted = {"- pgjobs launcher": 1, "postgres pgjobs worker": 1}
-        self.test(rows == wanted, "one launcher and one worker are there", f"there are {rows}")
+            " WHERE backend_type IN ('pgjobs launcher', 'pgjobs worker') GROUP BY 1").fetchall())
+
+    def check_processes(self, connection, records):
+        rows = self.processes(connection)
+        self.test(rows == PROCESSES, "one launcher and one worker are there", f"there are {rows}")
         twice = [r["processes"] for r in records if r["type"] == "sample"
                  and any(count > 1 for count in r["processes"].values())]
         self.test(not twice, "no process of pgjobs was there twice", *twice[:5])
@@ -363,9 +404,12 @@ class Run:
                 bad.append(f"{index}: {error}")
         self.test(not bad and indexes, f"amcheck finds {len(indexes)} sound indexes", *bad)
 
+    def logs(self):
+        return [self.server.log]
+
     def check_log(self):
         allowed = [x for pattern in ALLOWED_IN_LOG for x in ("--allow", pattern)]
-        checked = subprocess.run([os.path.join(ROOT, "test/check-log"), *allowed, self.server.log],
+        checked = subprocess.run([os.path.join(ROOT, "test/check-log"), *allowed, *self.logs()],
                                  capture_output=True, text=True, check=False)
         self.test(checked.returncode == 0, "the server's log has nothing that must not be there",
                   *checked.stdout.splitlines()[:20], checked.stderr)
@@ -380,10 +424,12 @@ class Run:
                 " FROM pgjobs.jobs v LEFT JOIN pgjobs.history h ON h.id = v.id"
                 " WHERE v.queue = ANY(%s)", (list(history.QUEUES),)).fetchall()
             effects = connection.execute("SELECT job, stage, token FROM effects").fetchall()
+            topics = topic_history.final(connection)
         names = ("id", "queue", "stage", "state", "attempt", "max_attempts", "key", "effect",
                  "unique_key", "worker", "done_token", "attempts")
-        final = {"jobs": [dict(zip(names, row)) for row in jobs],
-                 "effects": [dict(zip(("job", "stage", "token"), row)) for row in effects]}
+        final = {**self.facts, "jobs": [dict(zip(names, row)) for row in jobs],
+                 "effects": [dict(zip(("job", "stage", "token"), row)) for row in effects],
+                 **topics}
         for row in final["jobs"]:
             row["open"] = row["state"] not in ("completed", "dead", "cancelled")
             if row["state"] == "completed":
@@ -414,9 +460,9 @@ class Run:
                       *[f"job {job}: {text}" for _, job, text in found[:10]],
                       *([f"and {len(found) - 10} more"] if len(found) > 10 else []))
         assert not by_rule, by_rule
+        self.result = result
         self.guard(result.counts)
         self.report(result)
-        self.result = result
         shown = []
         for rule, job, text in result.violations:
             if job is not None and job not in shown and len(shown) < 5:
@@ -425,10 +471,10 @@ class Run:
                 print("\n".join(checker.story(records, final, job)))
         return result
 
-    def guard(self, counts):
-        """A run in which nothing happened has tested nothing."""
+    def least(self):
+        """What must have happened how often; a run in which nothing happened has tested nothing."""
         seconds = self.options.seconds
-        for name, least in {
+        return {
             "acked": 30 * seconds,
             "jobs acknowledged": 3 * seconds,
             "jobs completed": seconds,
@@ -441,10 +487,18 @@ class Run:
             "jobs dead": 1,
             "jobs cancelled": 1,
             "prepared transactions": seconds / 5,
-            "claims that a crash took back": 1 if self.options.kills >= 4 else 0,
+            "messages acknowledged": 3 * seconds,
+            "messages received": 3 * seconds,
+            "acknowledgements": seconds / 4,
+            "readers refused": 1,
+            "operations in order": 3 * seconds,
+            "claims that a crash took back": 1 if self.options.kills >= 6 else 0,
             "nemesis up": self.options.kills,
             "nemesis kill-client": self.options.kills // 4,
-        }.items():
+        }
+
+    def guard(self, counts):
+        for name, least in self.least().items():
             self.test(counts[name] >= least, f"tests something: {name} {counts[name]}",
                       f"at least {least:.0f} are needed", guard=True)
 
@@ -503,6 +557,8 @@ class Run:
         finally:
             for process in self.clients.values():
                 process.kill()
+            if self.pooler:
+                self.pooler.remove()
         self.check_history(records, final)
         self.check_log()
         self.server.tool("stop", "fast", check=False)
@@ -531,6 +587,11 @@ def arguments(about, **defaults):
     parser.add_argument("--clients", type=int, default=defaults.get("clients", 8))
     parser.add_argument("--crashes", type=int, default=defaults.get("crashes", 2),
                         help="backends killed on top of that")
+    parser.add_argument("--pooled", action="store_true",
+                        help="through pgbouncer in transaction mode")
+    parser.add_argument("--isolation", help="of every transaction: serializable, for one")
+    parser.add_argument("--hostile", action="store_true",
+                        help="with settings that nobody would want")
     parser.add_argument("--directory", default=DIRECTORY, help="is emptied first")
     return parser
 
@@ -538,8 +599,9 @@ def arguments(about, **defaults):
 def main(run_class, parser):
     options = parser.parse_args()
     program = os.path.relpath(sys.argv[0], ROOT)
-    command = " ".join([program] + [f"--{name} {value}" for name, value in vars(options).items()
-                                    if not isinstance(value, bool)])
+    command = " ".join([program] + [f"--{name}" if value is True else f"--{name} {value}"
+                                    for name, value in vars(options).items()
+                                    if value not in (None, False)])
     print(command, flush=True)
     run = run_class(options)
     try:

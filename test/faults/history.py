@@ -16,6 +16,8 @@ import time
 
 import psycopg
 
+import topic_history
+
 KEPT_TOKENS = 200  # of leases that ended, for calls that must be refused
 STALLS = (4, 12)  # s from one to the next, however slow the machine is
 MANY_OPEN = 60  # jobs of one client that are not finished: no more are added
@@ -102,12 +104,17 @@ class Lease:
     tried: bool = False  # complete was sent before, and nobody knows whether it happened
 
 
-class Client:
-    def __init__(self, process, seed, directory, conninfo):
+class Client(topic_history.TopicClient):
+    def __init__(self, process, seed, directory, conninfo, isolation=None, pooled=False,
+                 places=False):
+        super().__init__()
         self.process = process
         self.random = random.Random(seed)
         self.directory = directory
         self.conninfo = conninfo
+        self.isolation = isolation  # None: a random one for each session
+        self.places = places  # notes for all that is acknowledged where the log ended
+        self.pooled = pooled  # sessions are not ours: no settings, no leases of sessions
         self.recorder = Recorder(os.path.join(directory, f"history-{process}.jsonl"), process)
         self.connection = None
         self.session = None
@@ -129,15 +136,16 @@ class Client:
         return os.path.exists(os.path.join(self.directory, name))
 
     def connect(self):
-        isolation = self.random.choices(
+        isolation = self.isolation or self.random.choices(
             ["read committed", "repeatable read", "serializable"], [6, 2, 2])[0]
+        settings = {} if self.pooled else {
+            "options": "-c default_transaction_isolation=" + isolation.replace(" ", "\\ ")}
         while not self.flag("stop"):
             try:
                 self.connection = psycopg.connect(
                     self.conninfo, autocommit=True, connect_timeout=5,
-                    application_name=f"client {self.process}",
-                    options="-c default_transaction_isolation="
-                            + isolation.replace(" ", "\\ "))
+                    prepare_threshold=None if self.pooled else 5,
+                    application_name=f"client {self.process}", **settings)
                 row = self.connection.execute(
                     "SELECT (extract(epoch FROM backend_start) * 1000000)::bigint,"
                     " pg_backend_pid() FROM pg_stat_activity"
@@ -178,15 +186,18 @@ class Client:
         except psycopg.Error as error:
             self.fail(number, error)
         self.recorder.write("ok", i=number, res=result)
-        if lsn and result and self.tx is None:
-            # Where the log ended after the commit: a crash that kept this kept the claim.
-            try:
-                row = self.connection.execute(
-                    "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn").fetchone()
-            except psycopg.Error as error:
-                self.lose(error)
-            self.recorder.write("lsn", i=number, lsn=int(row[0]))
+        if (self.places or lsn and result) and self.tx is None:
+            self.note_place(i=number)
         return number, result
+
+    def note_place(self, **what):
+        """Where the log ended after the commit: a crash that kept this kept that."""
+        try:
+            row = self.connection.execute(
+                "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn").fetchone()
+        except psycopg.Error as error:
+            self.lose(error)
+        self.recorder.write("lsn", lsn=int(row[0]), **what)
 
     def fail(self, number, error):
         lost = unknown_outcome(error, self.connection)
@@ -234,6 +245,8 @@ class Client:
                 self.lose(error)
             raise Refused(error.sqlstate) from error
         self.recorder.write("end", tx=tx, outcome="ok")
+        if self.places:
+            self.note_place(tx=tx)
 
     def prepare(self, take):
         """Leaves the transaction prepared. The gid says how it will end, whoever does that."""
@@ -324,7 +337,8 @@ class Client:
         most = most or self.random.randrange(1, 6)
         stage = self.random.choice([None, None, self.random.choice(QUEUES[queue]["stages"])])
         lease = self.random.choice([None, None, None, 1_000_000])
-        hold = self.tx is None and not self.draining and self.random.random() < 0.12
+        hold = self.tx is None and not self.draining and not self.pooled and \
+            self.random.random() < 0.12
         if hold:
             lease = self.random.choice([None, 2_000_000])
         if self.draining:
@@ -564,7 +578,8 @@ class Client:
         leases = []
 
         def some():
-            self.random.choice([self.enqueue, self.enqueue, lambda: leases.extend(self.claim())])()
+            self.random.choice([self.enqueue, self.enqueue, self.publish,
+                                lambda: leases.extend(self.claim())])()
 
         def body():
             some()
@@ -592,9 +607,12 @@ class Client:
         def some():
             leases = [x for x in self.held if x.until is not None and not x.effect
                       and x not in spent]
-            verb = self.random.choice(["enqueue", "claim", "complete" if leases else "claim"])
+            verb = self.random.choice(["enqueue", "publish", "claim",
+                                       "complete" if leases else "claim"])
             if verb == "enqueue":
                 self.enqueue()
+            elif verb == "publish":
+                self.publish()
             elif verb == "claim":
                 take.extend(self.claim(most=2))
             else:
@@ -618,7 +636,12 @@ class Client:
         choices = {self.wait: 2, self.claim: 12 if len(self.held) < 10 else 1}
         if self.open < MANY_OPEN:
             choices |= {self.enqueue: 14, self.enqueue_many: 3, self.savepoints: 3}
-        choices[self.work_in_transaction] = 5
+        choices |= {self.work_in_transaction: 5, self.publish: 6, self.receive: 5, self.read: 2,
+                    self.read_in_transaction: 1}
+        if self.batches:
+            choices[self.ack] = 4
+        if self.old_batches:
+            choices[self.old_ack] = 1
         if self.held:
             choices |= {self.complete: 18, self.extend: 5, self.progress: 3, self.fail_job: 6,
                         self.release: 2, self.snooze: 2, self.complete_many: 3}
@@ -667,7 +690,8 @@ class Client:
         for queue in self.random.sample(list(QUEUES), len(QUEUES)):
             if self.claim(queue, 5):
                 return
-        self.wait()
+        if not self.drain_topics():
+            self.wait()
 
     def guarded_step(self, step):
         try:
@@ -702,6 +726,6 @@ class Client:
         self.disconnect()
 
 
-
 if __name__ == "__main__":
-    Client(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]).run()
+    Client(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4],
+           **json.loads(sys.argv[5])).run()

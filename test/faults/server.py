@@ -50,14 +50,20 @@ class Server:
         started, message = self.start()
         if not started:
             raise RuntimeError(message)
+        self.learn()
+
+    def learn(self):
+        """Where it is, once it runs."""
         exports = dict(re.findall(r"export PG(\w+)='(.*)'", self.tool("env").stdout))
         self.conninfo = (f"host={exports['HOST']} port={exports['PORT']} user=postgres "
                          "dbname=postgres")
         self.log = os.path.join(self.directory, "log")
 
-    def connect(self, **options):
+    def connect(self):
+        # Whatever the settings of the server are that the clients use.
         return psycopg.connect(self.conninfo, autocommit=True, connect_timeout=5,
-                               application_name="nemesis", **options)
+                               application_name="nemesis",
+                               options="-c default_transaction_isolation=read\\ committed")
 
     def postmaster(self):
         with open(os.path.join(self.directory, "data", "postmaster.pid"), encoding="ascii") as file:

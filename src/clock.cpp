@@ -1,0 +1,82 @@
+#include "clock.hpp"
+
+#include "core/clock.hpp"
+#include "pg/spi.hpp"
+
+namespace pgjobs::clock {
+
+static core::Clocks look() { return {GetCurrentTimestamp(), core::monotonic()}; }
+
+// Before the first look there was none.
+static core::Clocks last_look(const Database *database) {
+    return {static_cast<int64>(
+                pg_atomic_read_u64(const_cast<pg_atomic_uint64 *>(&database->looked_wall))),
+            static_cast<int64>(
+                pg_atomic_read_u64(const_cast<pg_atomic_uint64 *>(&database->looked_at)))};
+}
+
+static int64 jump_since(const core::Clocks &before, const core::Clocks &now) {
+    return before.monotonic == 0 ? 0 : core::jump_between(before, now);
+}
+
+bool has_jumped(const Database *database) {
+    return jump_since(last_look(database), look()) != 0;
+}
+
+int64 take_jump(Database *database) {
+    core::Clocks before = last_look(database);
+    core::Clocks now = look();
+    pg_atomic_write_u64(&database->looked_wall, static_cast<uint64>(now.wall));
+    pg_atomic_write_u64(&database->looked_at, static_cast<uint64>(now.monotonic));
+    int64 jump = jump_since(before, now);
+    // Leases given from now on are not of the server's life before.
+    uint64 since = pg_atomic_read_u64(&shared->writable_since);
+    if (jump < 0 && static_cast<int64>(since) > now.wall)
+        pg_atomic_compare_exchange_u64(&shared->writable_since, &since,
+                                       static_cast<uint64>(now.wall));
+    return jump;
+}
+
+static pg::Value interval_of(int64 microseconds) {
+    auto *interval = static_cast<Interval *>(palloc0(sizeof(Interval)));
+    interval->time = microseconds;
+    return pg::value(IntervalPGetDatum(interval));
+}
+
+static constinit pg::Statement select_end_of_truce{
+    "SELECT $2 + COALESCE(LEAST($1, pg_catalog.max(q.lease)), '0') FROM pgjobs.queue q",
+    {INTERVALOID, TIMESTAMPTZOID},
+    nullptr};
+
+TimestampTz end_of_truce(int64 jump, TimestampTz now) {
+    return pg::as_owner([&] {
+        pg::run(&select_end_of_truce, interval_of(jump), pg::value(now));
+        return pg::int64_at(0, 1);
+    });
+}
+
+// Those that end later than one would that is given now; most were given before the jump.
+static constinit pg::Statement update_jobs{
+    "WITH late AS (SELECT j.id, GREATEST(e.until - $1, $2 + q.lease) AS until "
+    "FROM pgjobs.job j JOIN pgjobs.queue q ON q.id = j.queue_id "
+    "CROSS JOIN LATERAL pgjobs._lease_end(j.id, j.lease_expires_at) AS e (until) "
+    "WHERE j.token IS NOT NULL AND e.until > $2 + q.lease FOR NO KEY UPDATE OF j SKIP LOCKED) "
+    "UPDATE pgjobs.job j SET lease_expires_at = late.until, rev = j.rev + 1, "
+    "started_at = LEAST(j.started_at, $2) FROM late WHERE j.id = late.id",
+    {INTERVALOID, TIMESTAMPTZOID},
+    nullptr};
+static constinit pg::Statement update_subscriptions{
+    "UPDATE pgjobs.subscription s SET lease_expires_at = GREATEST(s.lease_expires_at - $1, $2) "
+    "WHERE s.lease_expires_at > $2 + GREATEST($1 - interval '1 minute', '0')",
+    {INTERVALOID, TIMESTAMPTZOID},
+    nullptr};
+
+int64 move_leases(int64 jump, TimestampTz now) {
+    return pg::as_owner([&] {
+        pg::Value by = interval_of(-jump);
+        uint64 jobs = pg::run(&update_jobs, by, pg::value(now));
+        return static_cast<int64>(jobs + pg::run(&update_subscriptions, by, pg::value(now)));
+    });
+}
+
+} // namespace pgjobs::clock

@@ -1,0 +1,92 @@
+# Somebody sets the clock of the server: forward, nobody's job is taken away who is alive; back, no
+# lease lasts longer; nobody waits longer than he said.
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Pgjobs;
+
+# A clock of the server's own: test/faults/clock.cpp.
+my $dir = PostgreSQL::Test::Utils::tempdir();
+my ($file, $library) = ("$dir/clock", "$dir/clock.so");
+system_or_bail('g++', '-shared', '-fPIC', '-O2', '-o', $library, "$ENV{PGJOBS_SOURCE}/test/faults/clock.cpp");
+sub set_clock {
+    my ($seconds) = @_;
+    open my $clock, -e $file ? '+<' : '>', $file or die; # the server has it in its memory
+    binmode $clock;
+    print $clock pack('qq', $seconds * 1_000_000, 0) or die;
+    close $clock or die;
+    return;
+}
+set_clock(0);
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+{
+    local @ENV{qw(LD_PRELOAD PGJOBS_CLOCK)} = ($library, $file);
+    $node->start;
+}
+$node->safe_psql('postgres', q{
+    CREATE EXTENSION pgjobs;
+    SELECT pgjobs.create_queue('q', lease => '3 seconds');
+    SELECT pgjobs.create_topic('t');
+    SELECT pgjobs.subscribe('s', 't');
+});
+my $claim = q{SELECT pgjobs.enqueue('q') \g /dev/null
+    SELECT id, token FROM pgjobs.claim('q')};
+sub state_of { return $node->safe_psql('postgres', "SELECT state FROM pgjobs.jobs WHERE id = $_[0]") }
+sub becomes_ready { my ($id) = @_; return timed(sub { wait_until(sub { state_of($id) eq 'ready' }, 30) }) }
+
+# ---- forward: a lease's time for a heartbeat ----
+
+my ($alive, $token) = split /\|/, $node->safe_psql('postgres', $claim);
+my ($dead) = split /\|/, $node->safe_psql('postgres', $claim);
+my $offset = -s $node->logfile;
+set_clock(3600);
+ok($node->wait_for_log(qr/clock was set forward by 3(?:599|600)\d\d\d ms/, $offset), 'the worker sees it');
+is(state_of($alive), 'running', 'nothing is taken back at once');
+$node->safe_psql('postgres', "SELECT pgjobs.extend($alive, $token, '1 hour')");
+cmp_ok(becomes_ready($dead), '<', 8, 'what nobody has renewed is');
+is(state_of($alive), 'running', 'what somebody has is not');
+is($node->safe_psql('postgres', "SELECT pgjobs.complete($alive, $token)"), 'completed', 'his token is good');
+
+# ---- back: leases end when they would have ----
+
+my ($long) = split /\|/, $node->safe_psql('postgres', q{SELECT pgjobs.enqueue('q', priority => -1) \g /dev/null
+    SELECT id, token FROM pgjobs.claim('q', lease => '2 minutes')});
+($dead) = split /\|/, $node->safe_psql('postgres', $claim);
+my $beating = $node->safe_psql('postgres', q{SELECT pgjobs.enqueue('q', priority => -1) \g /dev/null
+    SELECT pgjobs.extend(id, token) IS NOT NULL, id FROM pgjobs.claim('q')}) =~ s/^t\|//r;
+$node->safe_psql('postgres', q{SELECT pgjobs.publish('t', '1'); SELECT pgjobs.receive('s', lease => '4 seconds')});
+my $waiter = session($node);
+start_sql($waiter, q{CALL pgjobs.wait_message('s', '20 seconds')});
+wait_until_waiting($node, 'postgres', 1);
+my $short = session($node);
+$node->safe_psql('postgres', q{SELECT pgjobs.create_queue('empty')});
+start_sql($short, q{CALL pgjobs.wait('empty', '2 seconds')});
+wait_until_waiting($node, 'postgres', 2);
+$offset = -s $node->logfile;
+set_clock(0);
+my $seconds = timed(sub { is(result_of($short), 'f', 'who waits waits as long as he said') });
+cmp_ok($seconds, '<', 5, 'and no hour longer');
+ok($node->wait_for_log(qr/clock was set back by \d+ ms/, $offset), 'the worker sees it');
+cmp_ok(becomes_ready($dead), '<', 8, 'a lease of before ends');
+cmp_ok(becomes_ready($beating), '<', 8, 'so does one that a heartbeat had renewed');
+is(result_of($waiter), 't', 'and that of a reader');
+is(state_of($long), 'running', 'a long one goes on');
+is($node->safe_psql('postgres', "SELECT lease_expires_at < now() + interval '2 minutes' FROM pgjobs.jobs WHERE id = $long"), 't', 'for its own time');
+($dead) = split /\|/, $node->safe_psql('postgres', $claim);
+cmp_ok(becomes_ready($dead), '<', 6, 'leases given now are what they were');
+# ---- nothing of the kind ----
+
+$offset = -s $node->logfile;
+set_clock(1);
+($dead) = split /\|/, $node->safe_psql('postgres', $claim);
+cmp_ok(becomes_ready($dead), '<', 6, 'a second is within the tolerance');
+unlike(log_since($node, $offset), qr/clock was set/, 'and nothing to speak of');
+$waiter->quit;
+$short->quit;
+$node->stop;
+done_testing();
