@@ -8,6 +8,8 @@
 #   make test-versions   unit, regress, isolation, pgtap and tap on PostgreSQL 17 and 18, in other Debians
 #   make faults     crashes, faults inside, recovery, seeded bugs: 20 to 25 minutes
 #   make faults-long BUDGET=90        the same for that many minutes
+#   make fuzz       arguments, names, random queries, libFuzzer; make fuzz-long BUDGET=60 for that many minutes
+#   make test-valgrind   twelve scenarios on a server under valgrind
 #   make test-sanitize   regress, isolation, faults with AddressSanitizer and UndefinedBehaviorSanitizer
 #   make coverage   how much of the C++ the suites run
 #   make lint       format, static analysis, layers, symbols; make format repairs the format
@@ -52,7 +54,7 @@ PG_CPPFLAGS = -Isrc -DPGJOBS_VERSION='"$(EXTVERSION)"' -isystem $(shell $(PG_CON
 override with_llvm := no
 
 .DEFAULT_GOAL := all
-.PHONY: build demo demo-stop test test-assert test-versions test-sanitize coverage faults faults-long lint format bench bench-quick dist drop-clusters
+.PHONY: build demo demo-stop test test-assert test-versions test-sanitize test-valgrind coverage faults faults-long fuzz fuzz-long lint format bench bench-quick dist drop-clusters
 
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifeq ($(wildcard $(PGXS)),)
@@ -89,6 +91,14 @@ test-assert:
 
 test-versions:
 	@test/versions $(TESTS)
+
+fuzz fuzz-long:
+	@tools/install-packages fuzz
+	@tools/install-extension
+	@test/fuzz/all $(if $(filter %-long,$@),--minutes $(or $(BUDGET),60))
+
+test-valgrind:
+	@test/valgrind
 
 faults faults-long:
 	@tools/install-packages test

@@ -261,6 +261,17 @@ SELECT pgjobs.purge_queue('many');
 SELECT seq_tup_read + idx_tup_fetch < 25000 AS once FROM pg_stat_xact_all_tables WHERE relid = 'pgjobs.job'::regclass;
 ROLLBACK;
 
+-- So does reviving dead jobs, in their history, whatever a planner thinks that looking up costs.
+\c -
+BEGIN;
+SET LOCAL random_page_cost = 10000;
+SELECT pgjobs.create_queue('many');
+SELECT cardinality(pgjobs.enqueue_many('many', array_fill('{}'::jsonb, ARRAY[3000])));
+SELECT cardinality(pgjobs.fail_many(array_agg(id), array_agg(token), retry => false)) FROM pgjobs.claim('many', 3000);
+SELECT pgjobs.redrive('many');
+SELECT sum(seq_tup_read + idx_tup_fetch) < 15000 AS few FROM pg_stat_xact_all_tables WHERE schemaname = 'pgjobs' AND relname LIKE 'history%';
+ROLLBACK;
+
 SELECT pgjobs.drop_queue('ci.full-1_x');
 SELECT pgjobs.drop_queue('plain');
 SELECT count(*) FROM pgjobs.queues;

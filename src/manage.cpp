@@ -133,7 +133,10 @@ static Revival revive(const Finished &job) {
     PGJOBS_POINT("retry-locked");
     if (job.key != nullptr && store::holder_of(job.queue, job.key) != 0)
         return Revival::key_taken;
-    bool done = pg::as_owner([&] { return pg::run(&revive_one, pg::value(job.id)) == 1; });
+    bool done = pg::as_owner([&] {
+        pg::avoid_scans();
+        return pg::run(&revive_one, pg::value(job.id)) == 1;
+    });
     return done ? Revival::done : Revival::key_taken;
 }
 
@@ -166,6 +169,7 @@ struct Dead {
 static Dead list_dead(int32 queue, int64 after, uint64 most) {
     MemoryContext caller = CurrentMemoryContext;
     return pg::as_owner([&] {
+        pg::avoid_sorts();
         const pg::Value values[] = {pg::value(queue), pg::value(after)};
         Dead dead{};
         dead.count = pg::run(&select_dead, values, most);

@@ -67,7 +67,8 @@ class Fuzz:
 
     def verdict(self):
         self.test(self.server.epoch() == self.epoch, "the server has never been restarted")
-        with self.server.connect(options="-c lock_timeout=10s") as connection:
+        with self.server.connect() as connection:
+            connection.execute("SET lock_timeout = '10s'")
             for (gid,) in connection.execute("SELECT gid FROM pg_prepared_xacts").fetchall():
                 connection.execute(psycopg.sql.SQL("ROLLBACK PREPARED {}").format(gid))
             broken = self.come_to_rest(connection)
