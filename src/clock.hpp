@@ -23,8 +23,8 @@ bool has_jumped(const Database *database);
 TimestampTz end_of_truce(int64 jump, TimestampTz now);
 
 // Moves the leases that were given before the clock was set back by `jump`: each lasts as long as it
-// would have, or as one of its queue's that begins now. A row that somebody has is left as it is.
-// Returns how many. In a worker's transaction.
-int64 move_leases(int64 jump, TimestampTz now);
+// would have, or as one of its queue's that begins now; a reader's as it would have. A row that
+// somebody has is left as it is. In a worker's transaction.
+void move_leases(int64 jump, TimestampTz now);
 
 } // namespace pgjobs::clock
