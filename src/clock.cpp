@@ -19,9 +19,7 @@ static int64 jump_since(const core::Clocks &before, const core::Clocks &now) {
     return before.monotonic == 0 ? 0 : core::jump_between(before, now);
 }
 
-bool has_jumped(const Database *database) {
-    return jump_since(last_look(database), look()) != 0;
-}
+bool has_jumped(const Database *database) { return jump_since(last_look(database), look()) != 0; }
 
 int64 take_jump(Database *database) {
     core::Clocks before = last_look(database);
