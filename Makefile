@@ -5,9 +5,11 @@
 #   make demo       a running example on a throw-away cluster; make demo-stop ends it
 #   make test       every test suite; make test TESTS='regress tap:003*' for some of them
 #   make test-assert     most of them on a server with assertions, built from Debian's sources
+#   make test-versions   unit, regress, isolation, pgtap and tap on PostgreSQL 17 and 18, in other Debians
 #   make faults     crashes, faults inside, recovery, seeded bugs: 20 to 25 minutes
 #   make faults-long BUDGET=90        the same for that many minutes
 #   make test-sanitize   regress, isolation, faults with AddressSanitizer and UndefinedBehaviorSanitizer
+#   make coverage   how much of the C++ the suites run
 #   make lint       format, static analysis, layers, symbols; make format repairs the format
 #   make bench      the measurements; make bench-quick some of them, in two minutes
 #   make dist       the release archive, in build/
@@ -36,8 +38,10 @@ PG_CXXFLAGS = -std=c++20 -O2 -Wall -Wextra -Wclobbered -Werror=clobbered \
 	-Wno-register -Wno-volatile \
 	-fno-exceptions -fno-rtti -fno-threadsafe-statics -fvisibility=hidden
 
-# More flags, for builds that nobody ships: sanitizers, points of injection, mutants.
+# More flags, for builds that nobody ships: sanitizers, points of injection, mutants, coverage.
 PGJOBS_CXXFLAGS ?=
+PGJOBS_LIBS ?=
+SHLIB_LINK = $(PGJOBS_LIBS)
 PG_CXXFLAGS += $(PGJOBS_CXXFLAGS)
 
 # -isystem: warnings inside the server's headers are not ours. The assertions of libstdc++ would
@@ -48,7 +52,7 @@ PG_CPPFLAGS = -Isrc -DPGJOBS_VERSION='"$(EXTVERSION)"' -isystem $(shell $(PG_CON
 override with_llvm := no
 
 .DEFAULT_GOAL := all
-.PHONY: build demo demo-stop test test-assert test-sanitize faults faults-long lint format bench bench-quick dist drop-clusters
+.PHONY: build demo demo-stop test test-assert test-versions test-sanitize coverage faults faults-long lint format bench bench-quick dist drop-clusters
 
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifeq ($(wildcard $(PGXS)),)
@@ -83,6 +87,9 @@ test:
 test-assert:
 	@test/assert $(TESTS)
 
+test-versions:
+	@test/versions $(TESTS)
+
 faults faults-long:
 	@tools/install-packages test
 	@tools/install-extension
@@ -91,6 +98,9 @@ faults faults-long:
 test-sanitize:
 	@test/sanitize $(TESTS)
 
+coverage:
+	@test/coverage $(TESTS)
+
 lint:
 	@tools/lint
 
@@ -98,9 +108,14 @@ format:
 	tools/install-packages lint
 	find src test bench -name '*.[ch]pp' 2>/dev/null | xargs clang-format-14 -i
 
-bench bench-quick:
+bench:
 	tools/install-packages $@
-	bench/run $(if $(filter %-quick,$@),--quick)
+	bench/run
+	bench/own-table
+
+bench-quick:
+	tools/install-packages $@
+	bench/run --quick
 
 build/bench/load: $(wildcard bench/*.cpp bench/*.hpp) Makefile
 	@mkdir -p $(@D)

@@ -10,7 +10,8 @@ CREATE TABLE pgjobs.working_row (
     stage text COLLATE "C" NOT NULL,
     key text COLLATE "C",
     keys text[],
-    until timestamptz
+    first_key text COLLATE "C",
+    last_key text COLLATE "C"
 ) WITH (
     vacuum_truncate = off,
     autovacuum_vacuum_scale_factor = 0.05,
@@ -26,8 +27,9 @@ COMMENT ON COLUMN pgjobs.working_row.home IS 'The home in which the table is wor
 COMMENT ON COLUMN pgjobs.working_row.target IS 'The attached table.';
 COMMENT ON COLUMN pgjobs.working_row.key IS 'The primary key, as finish_row takes it.';
 COMMENT ON COLUMN pgjobs.working_row.stage IS 'The stage.';
-COMMENT ON COLUMN pgjobs.working_row.keys IS 'In place of key: those of many rows that came in one transaction.';
-COMMENT ON COLUMN pgjobs.working_row.until IS 'With keys: a row that has changed later has come anew.';
+COMMENT ON COLUMN pgjobs.working_row.keys IS 'In place of key: those of many rows that came in one transaction. They stay when the rows leave.';
+COMMENT ON COLUMN pgjobs.working_row.first_key IS 'With keys: the least of them.';
+COMMENT ON COLUMN pgjobs.working_row.last_key IS 'With keys: the greatest of them.';
 COMMENT ON INDEX pgjobs.working_row_key IS 'Finds a row. Not unique, which would cost too much: the last record of a row counts.';
 COMMENT ON INDEX pgjobs.working_row_due IS 'What is stale next.';
 

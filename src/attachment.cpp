@@ -26,6 +26,16 @@ static const Trigger *settings_of(Relation relation) {
 
 // ---- reading the settings ----
 
+// A trigger made by hand, or dumped from a version that is yet to come.
+[[noreturn]] static void bad_settings(const Attachment *attachment) {
+    ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+            errmsg("table \"%s\" has settings of pgjobs that this version does not know",
+                   attachment->relname),
+            errdetail("They are the arguments of one of its triggers."),
+            errhint("Call pgjobs.detach_table() and attach it again."));
+    pg_unreachable();
+}
+
 static void set_column(Attachment *attachment, const char *roles, const char *name) {
     struct {
         const char *role;
@@ -46,7 +56,7 @@ static int number_of(Attachment *attachment, const char *state) {
         if (strcmp(attachment->states[i], state) == 0)
             return i;
     if (attachment->state_count == most_states)
-        elog(ERROR, "table \"%s\" has too many states", attachment->relname);
+        bad_settings(attachment);
     attachment->states[attachment->state_count] = pstrdup(state);
     return attachment->state_count++;
 }
@@ -61,7 +71,7 @@ static void allow(Attachment *attachment, int from, int to) {
 // Name, the four states, and after how many microseconds a row is stale.
 static void add_stage(Attachment *attachment, char *const *words) {
     if (attachment->stage_count == most_stages)
-        elog(ERROR, "table \"%s\" has too many stages", attachment->relname);
+        bad_settings(attachment);
     RowStage *stage = &attachment->stages[attachment->stage_count++];
     strlcpy(stage->name, words[0], sizeof(stage->name));
     stage->waiting = number_of(attachment, words[1]);
@@ -69,6 +79,8 @@ static void add_stage(Attachment *attachment, char *const *words) {
     stage->done = number_of(attachment, words[3]);
     stage->failed = number_of(attachment, words[4]);
     stage->stale_after = strtoll(words[5], nullptr, 10);
+    if (stage->waiting < 0 || stage->working < 0 || stage->done < 0)
+        bad_settings(attachment);
     allow(attachment, stage->waiting, stage->working);
     allow(attachment, stage->working, stage->done);
     allow(attachment, stage->working, stage->failed);
@@ -104,13 +116,11 @@ static void read_settings(Attachment *attachment, Relation table, const Trigger 
             allow(attachment, from, number_of(attachment, words[i + 2]));
             i += 1;
         } else {
-            elog(ERROR, "table \"%s\" has settings of pgjobs that this version does not know",
-                 attachment->relname);
+            bad_settings(attachment);
         }
     }
     if (attachment->status == nullptr)
-        elog(ERROR, "table \"%s\" has settings of pgjobs without a status column",
-             attachment->relname);
+        bad_settings(attachment);
 }
 
 // ---- reading the rest from the catalogs ----
@@ -381,6 +391,10 @@ const char *state_literal(const Attachment *attachment, int state) {
                     format_type_extended(attachment->status_type, -1, FORMAT_TYPE_FORCE_QUALIFY));
 }
 
+const char *whole_row(const Attachment *attachment) {
+    return psprintf("pgjobs_row.*::%s", attachment->name);
+}
+
 const RowStage *working_stage(const Attachment *attachment, int state) {
     for (int i = 0; state >= 0 && i < attachment->stage_count; i++)
         if (attachment->stages[i].working == state)
@@ -457,11 +471,10 @@ static Datum part_from_text(const Attachment *attachment, int i, char *text) {
     return OidInputFunctionCall(input, text, parameter, attachment->key_typmods[i]);
 }
 
-void read_key(const Attachment *attachment, const char *key, Datum *values) {
-    if (attachment->key_count == 1) {
-        values[0] = part_from_text(attachment, 0, pstrdup(key));
-        return;
-    }
+Key read_key(const Attachment *attachment, const char *key) {
+    if (attachment->key_count == 1)
+        return {{part_from_text(attachment, 0, pstrdup(key))}};
+    Key parts{};
     Jsonb *array = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(key)));
     if (!JB_ROOT_IS_ARRAY(array) || JB_ROOT_IS_SCALAR(array) ||
         JB_ROOT_COUNT(array) != static_cast<uint32>(attachment->key_count))
@@ -471,8 +484,9 @@ void read_key(const Attachment *attachment, const char *key, Datum *values) {
             text_of_element(getIthJsonbValueFromContainer(&array->root, static_cast<uint32>(i)));
         if (text == nullptr)
             bad_key(attachment);
-        values[i] = part_from_text(attachment, i, text);
+        parts.values[i] = part_from_text(attachment, i, text);
     }
+    return parts;
 }
 
 // ---- all of them ----

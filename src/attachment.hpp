@@ -91,13 +91,20 @@ int state_of(const Attachment *attachment, Datum status, bool null);
 // A state as an SQL literal of the column's type.
 const char *state_literal(const Attachment *attachment, int state);
 
+// All of a row of the table AS pgjobs_row, which may have a column of that name.
+const char *whole_row(const Attachment *attachment);
+
 // The stage of which this is the working state, or nullptr.
 const RowStage *working_stage(const Attachment *attachment, int state);
 
 // The primary key of a row as text, as finish_row takes it.
 char *key_of_row(const RowShape *shape, TupleTableSlot *row);
-// And back: its values, by column. 22023 if it is no such key.
-void read_key(const Attachment *attachment, const char *key, Datum *values);
+// And back: its values, by column. 22023 if it is no such key. A domain's CHECK may call what the
+// table's owner has written: never inside as_owner.
+struct Key {
+    Datum values[INDEX_MAX_KEYS];
+};
+Key read_key(const Attachment *attachment, const char *key);
 
 // Whether a trigger is ours, and the one that carries the settings.
 bool is_row_trigger(const Trigger *trigger);

@@ -82,6 +82,7 @@ static int64 insert_if_free(const NewJob &job, TimestampTz now) {
     ereport(ERROR, errcode(ERRCODE_UNIQUE_VIOLATION),
             errmsg("an open job with this unique key exists in queue \"%s\"", job.queue->name),
             errdetail("Job " INT64_FORMAT " has the key \"%s\".", holder, job.unique_key),
+            errdetail_log("Job " INT64_FORMAT " has it.", holder), // logs are for other eyes
             errhint("Use on_conflict => 'keep' or 'replace' to go on without an error."));
     pg_unreachable();
 }

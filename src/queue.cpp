@@ -308,6 +308,7 @@ struct IdBatch {
 static IdBatch *list_open(int32 queue, int64 after, bool running) {
     auto *list = static_cast<IdBatch *>(palloc0(sizeof(IdBatch)));
     pg::as_owner([&] {
+        pg::avoid_sorts();
         list->count = pg::run(&select_open, pg::value(queue), pg::value(after), pg::value(running));
         for (uint64 i = 0; i < list->count; i++)
             list->ids[i] = pg::int64_at(i, 1);

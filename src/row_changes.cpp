@@ -23,10 +23,9 @@ struct StageTally {
 // table has of one row, the last counts: a row that was deleted may have left some.
 struct Record {
     int level;
-    int number;   // order
-    bool stamped; // its column says when its status has changed: it can be recorded with others
-    bool left;    // there may be a record of the state before
-    bool found;   // was in this state already: a record that it has stays
+    int number; // order
+    bool left;  // there may be a record of the state before
+    bool found; // was in this state already: a record that it has stays
     Oid table;
     int64 home;
     char *key;
@@ -149,7 +148,6 @@ static void note_timed(const RowShape *shape, TupleTableSlot *row, const Move &m
         return;
     Record *record = add_record(shape, row);
     record->left = left;
-    record->stamped = attachment->changed_at_type == TIMESTAMPTZOID;
     if (comes)
         begin_stage(record, working_stage(attachment, move.to), GetCurrentTimestamp());
 }
@@ -321,9 +319,10 @@ static void fill(TupleTableSlot *slot, const Record *record) {
 }
 
 static constinit pg::Statement insert_bulk{
-    "INSERT INTO pgjobs.working_row (since, due_at, home, target, stage, keys, until) "
-    "VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, OIDOID, TEXTOID, TEXTARRAYOID, TIMESTAMPTZOID},
+    "INSERT INTO pgjobs.working_row (since, due_at, home, target, stage, keys, first_key, "
+    "last_key) "
+    "VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID},
     nullptr};
 
 // How many records of one table and stage there are from here on.
@@ -348,7 +347,7 @@ static void insert_together(const Record *const *first, int count) {
     TimestampTz due_at = since + (one->due_at - one->since);
     pg::run(&insert_bulk, pg::value(since), pg::value(due_at), pg::value(one->home),
             pg::oid_value(one->table), pg::value(one->stage), array_of(keys, count, TEXTOID),
-            pg::value(GetCurrentTimestamp()));
+            pg::value(one->key), pg::value(first[count - 1]->key));
 }
 
 // Those that are to be written, the last of each row; returns how many.
@@ -388,7 +387,7 @@ static void insert_new(const Record *const *first, const Record *const *end) {
     const Record **last = records + select_new(first, end, records);
     for (const Record **record = records; record < last;) {
         int count = run_length(record, last);
-        if (count >= bulk && (*record)->stamped)
+        if (count >= bulk)
             insert_together(record, count);
         else
             insert_singly(record, count);

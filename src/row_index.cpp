@@ -108,8 +108,9 @@ static void make_index(const Attachment *attachment) {
 }
 
 void ensure(Oid oid) {
-    if (!is_served(oid))
-        make_index(find_attachment(oid));
+    const Attachment *attachment = find_attachment(oid);
+    if (!pg::as_table_owner(attachment->owner, pg::Policies::hold, [&] { return is_served(oid); }))
+        make_index(attachment);
 }
 
 static constinit pg::Statement select_indexes{

@@ -35,9 +35,9 @@ static TimestampTz since(const RowShape *shape, TupleTableSlot *row, Datum zone,
 static const char *working_rows(const Attachment *attachment) {
     StringInfoData text;
     initStringInfo(&text);
-    appendStringInfo(&text, "SELECT pgjobs_row FROM %s%s AS pgjobs_row WHERE pgjobs_row.%s IN (",
-                     attachment->partitioned ? "" : "ONLY ", attachment->name,
-                     quote_identifier(attachment->status));
+    appendStringInfo(&text, "SELECT %s FROM %s%s AS pgjobs_row WHERE pgjobs_row.%s IN (",
+                     whole_row(attachment), attachment->partitioned ? "" : "ONLY ",
+                     attachment->name, quote_identifier(attachment->status));
     bool any = false;
     for (int i = 0; i < attachment->state_count; i++)
         if ((attachment->timed & (UINT64CONST(1) << i)) != 0) {
@@ -63,9 +63,7 @@ static void note_rows(const RowShape *shape, TupleTableSlot *row, Datum zone) {
     }
 }
 
-static void record_rows_of(Relation table, const RowShape *shape) {
-    pg::run(&select_time_zone, pg::oid_value(MyDatabaseId));
-    Datum zone = PointerGetDatum(PG_DETOAST_DATUM_COPY(pg::datum_at(0, 1)));
+static void note_rows_of(Relation table, const RowShape *shape, Datum zone) {
     TupleTableSlot *row = MakeSingleTupleTableSlot(RelationGetDescr(table), &TTSOpsHeapTuple);
     SPIPlanPtr plan = SPI_prepare(working_rows(shape->attachment), 0, nullptr);
     if (plan == nullptr)
@@ -78,6 +76,13 @@ static void record_rows_of(Relation table, const RowShape *shape) {
     } while (SPI_processed > 0);
     SPI_cursor_close(portal);
     ExecDropSingleTupleTableSlot(row);
+}
+
+static void record_rows_of(Relation table, const RowShape *shape) {
+    pg::run(&select_time_zone, pg::oid_value(MyDatabaseId));
+    Datum zone = PointerGetDatum(PG_DETOAST_DATUM_COPY(pg::datum_at(0, 1)));
+    pg::as_table_owner(shape->attachment->owner, pg::Policies::do_not_hold,
+                       [&] { note_rows_of(table, shape, zone); });
     row_changes::write_records();
 }
 

@@ -141,6 +141,13 @@ static void after(const RowShape *shape, const TriggerData *data) {
                       {added, from.state, to.state, text_of(shape, from), text_of(shape, to)});
 }
 
+// Whether attach_table makes triggers for this; others were made by hand, and are nothing to us.
+static bool is_ours(TriggerEvent event) {
+    return TRIGGER_FIRED_FOR_ROW(event) &&
+           (TRIGGER_FIRED_BY_UPDATE(event) ||
+            (TRIGGER_FIRED_BY_INSERT(event) && !TRIGGER_FIRED_BEFORE(event)));
+}
+
 // pgjobs._row_changed() -> trigger. One of them, for each statement, carries the settings and does
 // nothing. A table that has lost that one is left alone.
 PGJOBS_FUNCTION(_row_changed) {
@@ -149,8 +156,8 @@ PGJOBS_FUNCTION(_row_changed) {
                 errmsg("pgjobs._row_changed() can only be called as a trigger"),
                 errhint("Call pgjobs.attach_table() instead."));
     auto *data = reinterpret_cast<TriggerData *>(fcinfo->context);
-    if (TRIGGER_FIRED_FOR_STATEMENT(data->tg_event))
-        PG_RETURN_POINTER(nullptr);
+    if (!is_ours(data->tg_event))
+        PG_RETURN_POINTER(data->tg_trigtuple);
     const RowShape *shape = find_shape(data->tg_relation);
     bool known = shape != nullptr && shape->status != 0;
     if (TRIGGER_FIRED_BEFORE(data->tg_event))

@@ -15,17 +15,7 @@ constexpr int64 spare = 16;            // looked at besides those that are wante
 
 // ---- statements ----
 
-enum Kind {
-    lock_waiting,
-    take,
-    finish,
-    finished,
-    look,
-    lock_working,
-    lock_unchanged,
-    give_back,
-    see_working
-};
+enum Kind { lock_waiting, take, finish, finished, look, lock_working, give_back, see_working };
 
 // A statement of this session on a stage of a table. Its text names everything in full, so it does
 // not matter with which search_path it is planned.
@@ -256,10 +246,11 @@ static const char *take_sql(const Attachment *attachment, int stage) {
         appendStringInfo(&places, "%s%d", i > 0 ? ", " : "", i + 2);
     return psprintf("WITH taken AS (UPDATE %s SET %s = %s "
                     "WHERE %s AND %s "
-                    "RETURNING pgjobs_row, %s) SELECT * FROM taken ORDER BY %s",
+                    "RETURNING %s, %s) SELECT * FROM taken ORDER BY %s",
                     source(attachment), quote_identifier(attachment->status),
                     state_literal(attachment, moves->working), at_places(attachment),
-                    status_is(attachment, moves->waiting), changed, places.data);
+                    status_is(attachment, moves->waiting), whole_row(attachment), changed,
+                    places.data);
 }
 
 static uint64 take_rows(const Attachment *attachment, int stage, uint64 count) {
@@ -347,12 +338,12 @@ static Fence read_fence(FunctionCallInfo fcinfo, const Attachment *attachment) {
 }
 
 static uint64 run_on_key(const Attachment *attachment, int stage, Kind kind, const char *sql,
-                         const char *key, const Fence &fence) {
+                         const Key &key, const Fence &fence) {
     Oid types[INDEX_MAX_KEYS + 2];
     Datum values[INDEX_MAX_KEYS + 2];
     char nulls[INDEX_MAX_KEYS + 3];
     int count = attachment->key_count;
-    read_key(attachment, key, values);
+    memcpy(values, key.values, sizeof(Datum) * static_cast<size_t>(count));
     memcpy(types, attachment->key_types, sizeof(Oid) * static_cast<size_t>(count));
     memset(nulls, ' ', static_cast<size_t>(count));
     for (const pg::Value &value : {fence.token, fence.changed_at}) {
@@ -367,7 +358,7 @@ static uint64 run_on_key(const Attachment *attachment, int stage, Kind kind, con
 }
 
 static bool move_on(const Attachment *attachment, int stage, int from, int to, Kind kind,
-                    const char *key, const Fence &fence) {
+                    const Key &key, const Fence &fence) {
     const char *sql =
         psprintf("UPDATE %s SET %s = %s WHERE %s AND %s%s", source(attachment),
                  quote_identifier(attachment->status), state_literal(attachment, to),
@@ -377,7 +368,7 @@ static bool move_on(const Attachment *attachment, int stage, int from, int to, K
 
 // A client may repeat a call whose answer it has not got: its token is the row's until somebody
 // claims it again.
-static bool was_finished(const Attachment *attachment, int stage, int state, const char *key,
+static bool was_finished(const Attachment *attachment, int stage, int state, const Key &key,
                          const Fence &fence) {
     if (!fence.token.present || fence.changed_at.present)
         return false;
@@ -416,9 +407,10 @@ PGJOBS_FUNCTION(finish_row) {
     Fence fence = read_fence(fcinfo, attachment);
     // The plans of the two ends stand side by side.
     int place = number * 2 + (ok ? 1 : 0);
+    Key values = read_key(attachment, key);
     SPI_connect();
-    bool moved = move_on(attachment, place, stage->working, to, finish, key, fence);
-    bool accepted = moved || was_finished(attachment, place, to, key, fence);
+    bool moved = move_on(attachment, place, stage->working, to, finish, values, fence);
+    bool accepted = moved || was_finished(attachment, place, to, values, fence);
     SPI_finish();
     if (!accepted && (fence.token.present || fence.changed_at.present))
         lost(attachment, key, name);
@@ -427,31 +419,19 @@ PGJOBS_FUNCTION(finish_row) {
 
 // ---- for the reaper ----
 
-bool lock_working_row(const Attachment *attachment, int stage, const char *key) {
+bool lock_working_row(const Attachment *attachment, int stage, const Key &key) {
     const char *sql =
         psprintf("SELECT FROM %s WHERE %s AND %s FOR NO KEY UPDATE SKIP LOCKED", source(attachment),
                  key_matches(attachment), status_is(attachment, attachment->stages[stage].working));
     return run_on_key(attachment, stage, lock_working, sql, key, {}) > 0;
 }
 
-bool lock_unchanged_row(const Attachment *attachment, int stage, const char *key,
-                        TimestampTz until) {
-    const char *sql = psprintf("SELECT FROM %s WHERE %s AND %s AND %s OPERATOR(pg_catalog.<=) $%d "
-                               "FOR NO KEY UPDATE SKIP LOCKED",
-                               source(attachment), key_matches(attachment),
-                               status_is(attachment, attachment->stages[stage].working),
-                               column(attachment->changed_at), attachment->key_count + 2);
-    Fence fence{};
-    fence.changed_at = pg::value(TimestampTzGetDatum(until));
-    return run_on_key(attachment, stage, lock_unchanged, sql, key, fence) > 0;
-}
-
-bool give_row_back(const Attachment *attachment, int stage, const char *key) {
+bool give_row_back(const Attachment *attachment, int stage, const Key &key) {
     const RowStage *moves = &attachment->stages[stage];
     return move_on(attachment, stage, moves->working, moves->waiting, give_back, key, {});
 }
 
-bool is_row_working(const Attachment *attachment, int stage, const char *key) {
+bool is_row_working(const Attachment *attachment, int stage, const Key &key) {
     const char *sql =
         psprintf("SELECT FROM %s WHERE %s AND %s", source(attachment), key_matches(attachment),
                  status_is(attachment, attachment->stages[stage].working));

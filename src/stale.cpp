@@ -12,6 +12,7 @@ constexpr int batch = 100;
 constexpr int64 soon = USECS_PER_SEC;        // somebody has the row just now
 constexpr int64 later = USECS_PER_MINUTE;    // it could not be done
 constexpr int longest_statement = 60 * 1000; // milliseconds: a trigger may hang
+constexpr int most_endless = 2;
 
 // ---- records ----
 
@@ -28,8 +29,11 @@ static constinit pg::Statement select_next{
     " ORDER BY w.due_at LIMIT 1",
     {TIMESTAMPTZOID, OIDOID},
     nullptr};
+// Of a row that came anew; alone, or with many others.
 static constinit pg::Statement select_newer{
-    "SELECT FROM pgjobs.working_row w WHERE w.target = $1 AND w.key = $2 AND w.since > $3",
+    "SELECT FROM pgjobs.working_row w WHERE w.target = $1 AND w.key = $2 AND w.since > $3 "
+    "UNION ALL SELECT FROM pgjobs.working_row w WHERE w.target = $1 AND w.key IS NULL "
+    "AND w.since > $3 AND $2 BETWEEN w.first_key AND w.last_key AND $2 = ANY (w.keys)",
     {OIDOID, TEXTOID, TIMESTAMPTZOID},
     nullptr};
 static constinit pg::Statement select_record{
@@ -105,20 +109,18 @@ static void forget_record(const Record &record) {
 
 // ---- taking a row back ----
 
-// What `body` does, its triggers and row security, is the owner's. Where that is not this session's
-// user, it is restricted.
-template <class F> static bool as_table_owner(Oid owner, F body) {
-    Oid user;
-    int context;
-    GetUserIdAndSecContext(&user, &context);
-    if (user != owner)
-        SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
-                                          SECURITY_RESTRICTED_OPERATION);
-    SPI_connect();
-    bool result = body();
-    SPI_finish();
-    SetUserIdAndSecContext(user, context);
-    return result;
+// In the caller's memory.
+static Key read_key_as_owner(const Attachment *attachment, const char *text) {
+    MemoryContext caller = CurrentMemoryContext;
+    return pg::as_table_owner(attachment->owner, pg::Policies::hold, [&] {
+        return pg::in_context(caller, [&] { return read_key(attachment, text); });
+    });
+}
+
+// Whether the row is worked on; policies that hide it from its owner may change again.
+static bool is_working(const Attachment *attachment, int stage, const Key &key) {
+    return pg::as_table_owner(attachment->owner, pg::Policies::do_not_hold,
+                              [&] { return rows::is_row_working(attachment, stage, key); });
 }
 
 static int stage_of(const Attachment *attachment, const char *name) {
@@ -139,84 +141,116 @@ static bool is_due(const Record &record, TimestampTz now) {
     });
 }
 
-// Takes the row back, if it is still stale; whether it did. In a transaction.
-static bool take_back(const Record &record, TimestampTz now) {
+enum class Outcome {
+    taken_back,
+    forgotten, // the record was out of date
+    put_off
+};
+
+// Takes the row back, if it is still stale. In a transaction.
+static Outcome take_back(const Record &record, TimestampTz now) {
     const Attachment *attachment = find_attachment(record.table);
     int stage = attachment != nullptr ? stage_of(attachment, record.stage) : -1;
     if (stage < 0 || attachment->key_count == 0) {
         forget_record(record); // of a table that is gone, or has other stages now
-        return false;
+        return Outcome::forgotten;
     }
+    Key key = read_key_as_owner(attachment, record.key);
     bool locked = false;
-    bool done = as_table_owner(attachment->owner, [&] {
-        locked = rows::lock_working_row(attachment, stage, record.key);
-        return locked && is_due(record, now) && rows::give_row_back(attachment, stage, record.key);
+    bool done = pg::as_table_owner(attachment->owner, pg::Policies::hold, [&] {
+        locked = rows::lock_working_row(attachment, stage, key);
+        return locked && is_due(record, now) && rows::give_row_back(attachment, stage, key);
     });
     if (done)
-        return true; // the trigger has seen to the record
-    // Looked at without row security, which may hide it from its owner.
-    bool here = pg::as_owner([&] {
+        return Outcome::taken_back; // the trigger has seen to the record
+    bool newer = pg::as_owner([&] {
         return pg::run(&select_newer, pg::oid_value(record.table), pg::value(record.key),
-                       pg::value(record.since)) == 0 &&
-               rows::is_row_working(attachment, stage, record.key);
+                       pg::value(record.since)) > 0;
     });
-    if (here)
-        postpone(record, locked ? later : soon); // a trigger of the user's keeps it as it is
-    else
+    if (newer || !is_working(attachment, stage, key)) {
         forget_record(record);
-    return false;
+        return Outcome::forgotten;
+    }
+    postpone(record, locked ? later : soon); // a trigger of the user's keeps it as it is
+    return Outcome::put_off;
 }
 
 // ---- records of many rows ----
 
 static constinit pg::Statement take_keys{
     "DELETE FROM pgjobs.working_row WHERE target = $1 AND since = $2 AND stage = $3 "
-    "AND keys IS NOT NULL RETURNING keys, until, due_at, home",
+    "AND key IS NULL RETURNING keys, due_at, home",
     {OIDOID, TIMESTAMPTZOID, TEXTOID},
     nullptr};
-static void insert_record(const Record &record, TimestampTz since, TimestampTz due_at, int64 home) {
-    pg::as_owner([&] {
-        row_changes::insert_missing({record.table, home, record.key, record.stage, since, due_at});
-    });
-}
 
-// Those of its rows that are still worked on get records of their own. Under the row's lock, so
-// that who moves it later finds that record. One that has changed since has come anew, or its
-// column was written by hand: it is given the whole time again, unless it has a record.
-static void split(const Record &record) {
-    const Attachment *attachment = find_attachment(record.table);
-    int stage = attachment != nullptr ? stage_of(attachment, record.stage) : -1;
+struct Many {
+    Datum *keys; // text
+    int count;
+    TimestampTz due_at;
+    int64 home;
+};
+
+// Removes the record.
+static Many take_many(const Record &record) {
     MemoryContext caller = CurrentMemoryContext;
-    Datum *keys = nullptr;
-    int count = 0;
-    TimestampTz until = 0;
-    TimestampTz due_at = 0;
-    int64 home = 0;
+    Many many{};
     pg::as_owner([&] {
         if (pg::run(&take_keys, pg::oid_value(record.table), pg::value(record.since),
                     pg::value(record.stage)) == 0)
             return;
-        until = pg::int64_at(0, 2);
-        due_at = pg::int64_at(0, 3);
-        home = pg::int64_at(0, 4);
+        many.due_at = pg::int64_at(0, 2);
+        many.home = pg::int64_at(0, 3);
         pg::in_context(caller, [&] {
             ArrayType *array = DatumGetArrayTypePCopy(pg::datum_at(0, 1));
-            deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &keys, nullptr, &count);
+            deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &many.keys, nullptr,
+                              &many.count);
         });
     });
-    if (stage < 0 || attachment->key_count == 0 || attachment->changed_at_type != TIMESTAMPTZOID)
+    return many;
+}
+
+enum class Seen : char {
+    gone,
+    held, // by somebody
+    locked
+};
+
+static Seen look_at(const Attachment *attachment, int stage, const char *text) {
+    Key key = read_key_as_owner(attachment, text);
+    bool locked = pg::as_table_owner(attachment->owner, pg::Policies::hold, [&] {
+        return rows::lock_working_row(attachment, stage, key);
+    });
+    if (locked)
+        return Seen::locked;
+    return is_working(attachment, stage, key) ? Seen::held : Seen::gone;
+}
+
+// Those of its rows that are still worked on get records of their own, under the row's lock, so
+// that who moves it later finds that record; one that somebody has just now is given the whole time
+// again. One that left and came anew has a newer record by now, which is looked for when it is due.
+static void split(const Record &record) {
+    Many many = take_many(record);
+    const Attachment *attachment = find_attachment(record.table);
+    int stage = attachment != nullptr ? stage_of(attachment, record.stage) : -1;
+    if (many.count == 0 || stage < 0 || attachment->key_count == 0)
         return;
-    for (int i = 0; i < count; i++) {
-        Record one = {record.table, TextDatumGetCString(keys[i]), record.stage, record.since};
-        bool same = as_table_owner(attachment->owner, [&] {
-            return rows::lock_unchanged_row(attachment, stage, one.key, until);
-        });
-        TimestampTz now = GetCurrentTimestamp();
-        if (same)
-            insert_record(one, record.since, due_at, home);
-        else if (pg::as_owner([&] { return rows::is_row_working(attachment, stage, one.key); }))
-            insert_record(one, now, now + attachment->stages[stage].stale_after, home);
+    auto **keys = static_cast<char **>(palloc(sizeof(char *) * static_cast<size_t>(many.count)));
+    auto *seen = static_cast<Seen *>(palloc(sizeof(Seen) * static_cast<size_t>(many.count)));
+    for (int i = 0; i < many.count; i++) {
+        keys[i] = TextDatumGetCString(many.keys[i]);
+        seen[i] = look_at(attachment, stage, keys[i]);
     }
+    TimestampTz now = GetCurrentTimestamp();
+    TimestampTz later_due = now + attachment->stages[stage].stale_after;
+    pg::as_owner([&] {
+        for (int i = 0; i < many.count; i++)
+            if (seen[i] == Seen::locked)
+                row_changes::insert_missing(
+                    {record.table, many.home, keys[i], record.stage, record.since, many.due_at});
+            else if (seen[i] == Seen::held)
+                row_changes::insert_missing(
+                    {record.table, many.home, keys[i], record.stage, now, later_due});
+    });
 }
 
 // ---- the process ----
@@ -225,53 +259,69 @@ template <class F> static bool attempt(F body, pg::Failure *failure) {
     return pg::try_transaction("pgjobs: taking back stale rows", body, failure);
 }
 
-static bool settle(const Record &record, TimestampTz now) {
+static Outcome settle(const Record &record, TimestampTz now) {
     if (record.key != nullptr)
         return take_back(record, now);
     split(record);
-    return true; // there is more to do
+    return Outcome::forgotten;
 }
 
-static void settle_alone(const Record &record, TimestampTz now) {
+static bool settle_alone(const Record &record, TimestampTz now) {
     pg::Failure failure;
     if (attempt([&] { settle(record, now); }, &failure))
-        return;
+        return true;
     ereport(LOG,
             errmsg("pgjobs could not take row %s of the table with oid %u back: %s",
                    record.key != nullptr ? record.key : "s", record.table, failure.message),
             errdetail("SQLSTATE %s; tried again in a minute.", unpack_sql_state(failure.sqlstate)));
     attempt([&] { postpone(record, later); }, &failure);
+    return false;
+}
+
+// Whose triggers take too long is asked to stop, then made to: other tables wait for this process.
+static TimeoutId last_resort;
+
+static void end_process() { kill(MyProcPid, SIGTERM); }
+
+// False if it had to be stopped.
+static bool settle_in_time(const Record &record, TimestampTz now) {
+    int most = StatementTimeout > 0 ? Min(StatementTimeout, longest_statement) : longest_statement;
+    enable_timeout_after(STATEMENT_TIMEOUT, most);
+    enable_timeout_after(last_resort, most + most / 2);
+    bool done = settle_alone(record, now);
+    bool in_time = get_timeout_active(STATEMENT_TIMEOUT);
+    disable_all_timeouts(false);
+    return done || in_time;
 }
 
 // Every due row of the table, a transaction for each, so that one that raises stops no other: each
-// is taken back, or put off. False if that was not possible.
-static bool work_off(Oid table) {
+// is taken back, or put off. Two that do not end leave the rest for another time.
+static void work_off(Oid table) {
     TimestampTz now = GetCurrentTimestamp();
     MemoryContext context =
         AllocSetContextCreate(CurrentMemoryContext, "pgjobs stale rows", ALLOCSET_DEFAULT_SIZES);
+    int endless = 0;
     bool more = true;
-    bool done = true;
-    while (more && done) {
+    while (more) {
         more = false;
         pg::in_context(context, [&] {
             Due *due = nullptr;
             pg::Failure failure;
-            done = attempt(
+            attempt(
                 [&] {
                     if (extension_exists())
                         due = pg::in_context(context, [&] { return list_due(now, table); });
                 },
                 &failure);
-            for (int i = 0; due != nullptr && i < due->count; i++) {
+            for (int i = 0; due != nullptr && i < due->count && endless < most_endless; i++) {
                 CHECK_FOR_INTERRUPTS();
-                settle_alone(due->records[i], now);
+                endless += settle_in_time(due->records[i], now) ? 0 : 1;
             }
-            more = due != nullptr && due->count > 0;
+            more = due != nullptr && due->count > 0 && endless < most_endless;
         });
         MemoryContextReset(context);
     }
     MemoryContextDelete(context);
-    return done;
 }
 
 // What the process is told.
@@ -339,8 +389,9 @@ static bool can_connect(Oid role) {
     return (login || pg::connect_without_login != 0) && pg::may_connect(role);
 }
 
-// What is to be done next; a table that is gone needs no owner. In a transaction.
-static bool find_errand(TimestampTz now, Errand *what, bool *connectable, TimestampTz *next) {
+// What is to be done next, and as whom to connect: InvalidOid, a superuser who becomes the owner,
+// where the owner cannot connect, or the table is gone. In a transaction.
+static bool find_errand(TimestampTz now, Errand *what, TimestampTz *next) {
     Due *due = list_due(now, InvalidOid);
     if (due->count == 0) {
         pg::as_owner([&] {
@@ -353,10 +404,10 @@ static bool find_errand(TimestampTz now, Errand *what, bool *connectable, Timest
     what->table = due->records[0].table;
     HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(what->table));
     if (HeapTupleIsValid(tuple)) {
-        what->role = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->relowner;
+        Oid owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->relowner;
+        what->role = can_connect(owner) ? owner : InvalidOid;
         ReleaseSysCache(tuple);
     }
-    *connectable = OidIsValid(what->role) && can_connect(what->role);
     return true;
 }
 
@@ -378,15 +429,13 @@ static void see_after(TimestampTz now) {
 static TimestampTz look_for_errand(TimestampTz now) {
     Errand what{};
     TimestampTz next = never;
-    bool connectable = false;
     bool found = false;
     pg::Failure failure{};
-    if (!attempt([&] { found = find_errand(now, &what, &connectable, &next); }, &failure))
+    if (!attempt([&] { found = find_errand(now, &what, &next); }, &failure))
         return now + soon;
     if (!found)
         return next;
-    if ((!connectable || !start(what)) && work_off(what.table))
-        return now;
+    start(what); // or it is tried again, when there may be a slot
     return now + soon;
 }
 
@@ -422,9 +471,9 @@ PGJOBS_FUNCTION(_reap_rows) {
         more = false; // what is left, somebody has
         due = list_due(now, InvalidOid);
         for (int i = 0; i < due->count; i++) {
-            bool settled = settle(due->records[i], now);
-            done += settled && due->records[i].key != nullptr;
-            more |= settled;
+            Outcome outcome = settle(due->records[i], now);
+            done += outcome == Outcome::taken_back;
+            more |= outcome != Outcome::put_off;
         }
         row_changes::write_records(); // that those are not listed again
     }
@@ -448,7 +497,7 @@ void pgjobs_row_reaper_main(Datum) {
     BackgroundWorkerInitializeConnectionByOid(stale::errand.database, stale::errand.role,
                                               pg::connect_without_login);
     stale::settle_settings();
-    enable_timeout_after(STATEMENT_TIMEOUT, stale::longest_statement);
+    stale::last_resort = RegisterTimeout(USER_TIMEOUT, stale::end_process);
     stale::work_off(stale::errand.table);
     proc_exit(0);
 }

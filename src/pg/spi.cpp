@@ -57,16 +57,20 @@ void run_utility(const char *sql) {
         elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(code));
 }
 
-void use_default_storage() {
-    set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
-                      0, false);
-    set_config_option("default_table_access_method", "heap", PGC_USERSET, PGC_S_SESSION,
-                      GUC_ACTION_SAVE, true, 0, false);
+static void set_for_now(const char *name, const char *value) {
+    set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
-void avoid_scans() {
-    set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-                      false);
+void use_default_storage() {
+    set_for_now("default_tablespace", "");
+    set_for_now("default_table_access_method", "heap");
+}
+
+void avoid_scans() { set_for_now("enable_seqscan", "off"); }
+
+void avoid_sorts() {
+    avoid_scans();
+    set_for_now("enable_sort", "off");
 }
 
 bool is_null(uint64 row, int column) {
@@ -94,6 +98,18 @@ OwnerScope enter_owner() {
     set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
                       GUC_ACTION_SAVE, true, 0, false);
     SetUserIdAndSecContext(owner, scope.context | SECURITY_LOCAL_USERID_CHANGE);
+    if (SPI_connect() != SPI_OK_CONNECT)
+        elog(ERROR, "SPI_connect failed");
+    return scope;
+}
+
+OwnerScope enter_table_owner(Oid owner, int context) {
+    OwnerScope scope{};
+    GetUserIdAndSecContext(&scope.user, &scope.context);
+    scope.guc_level = NewGUCNestLevel();
+    if (scope.user != owner)
+        context |= SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION;
+    SetUserIdAndSecContext(owner, scope.context | context);
     if (SPI_connect() != SPI_OK_CONNECT)
         elog(ERROR, "SPI_connect failed");
     return scope;

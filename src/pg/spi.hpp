@@ -47,6 +47,10 @@ void use_default_storage();
 // Inside as_owner.
 void avoid_scans();
 
+// Plans that are made read rows in the order of an index instead of sorting all of them for each
+// batch. Inside as_owner.
+void avoid_sorts();
+
 // Column `column` (from 1) of row `row` (from 0) of the last result.
 bool is_null(uint64 row, int column);
 Datum datum_at(uint64 row, int column); // by reference: valid until as_owner ends
@@ -55,7 +59,7 @@ inline int32 int32_at(uint64 row, int column) { return DatumGetInt32(datum_at(ro
 inline int16 int16_at(uint64 row, int column) { return DatumGetInt16(datum_at(row, column)); }
 inline bool bool_at(uint64 row, int column) { return DatumGetBool(datum_at(row, column)); }
 
-// What as_owner saves and restores. The abort of a (sub)transaction restores it all by itself.
+// What the two below save and restore. The abort of a (sub)transaction restores it all by itself.
 struct OwnerScope {
     Oid user;
     int context;
@@ -63,13 +67,11 @@ struct OwnerScope {
     bool snapshot;
 };
 OwnerScope enter_owner();
+OwnerScope enter_table_owner(Oid owner, int context);
 void leave_owner(const OwnerScope &scope);
 
-// Runs `body` as the owner of the extension, with a safe search_path and SPI connected. Nothing of
-// the caller's is evaluated inside. What it returns must not point into SPI memory.
-template <class F> auto as_owner(F body) {
+template <class F> auto leave_after(const OwnerScope &scope, F body) {
     static_assert(plain_body<F>);
-    OwnerScope scope = enter_owner();
     if constexpr (std::is_void_v<decltype(body())>) {
         body();
         leave_owner(scope);
@@ -78,6 +80,21 @@ template <class F> auto as_owner(F body) {
         leave_owner(scope);
         return result;
     }
+}
+
+// Runs `body` as the owner of the extension, with a safe search_path and SPI connected. Nothing of
+// the caller's is evaluated inside. What it returns must not point into SPI memory.
+template <class F> auto as_owner(F body) { return leave_after(enter_owner(), body); }
+
+// Whether policies hide rows of a table from its owner (FORCE ROW LEVEL SECURITY).
+enum class Policies { hold = 0, do_not_hold = SECURITY_NOFORCE_RLS };
+
+// Runs `body` as the owner of a user's table, with SPI connected. Whoever as much as reads such a
+// table runs what its owner has written: triggers and policies, a domain's CHECK, and when a query
+// is planned the functions of its indexes. Here they have his rights; where he is not the current
+// user, they are restricted, too. What they set does not outlive it.
+template <class F> auto as_table_owner(Oid owner, Policies policies, F body) {
+    return leave_after(enter_table_owner(owner, static_cast<int>(policies)), body);
 }
 
 } // namespace pgjobs::pg

@@ -3,12 +3,25 @@
 -- among the temporary objects; then everything is installed and called, and his log must stay empty.
 SELECT no_plan();
 
+-- What pgjobs itself is made of: he knows the names, and shadows them, too.
+CREATE TABLE ours AS
+    SELECT 'relation' AS kind, c.relname::text AS name, NULL::text AS arguments, NULL::text AS result
+    FROM pg_class c WHERE c.relnamespace = 'pgjobs'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+    UNION ALL SELECT 'type', t.typname, NULL, NULL FROM pg_type t JOIN pg_class c ON c.oid = t.typrelid
+    WHERE t.typnamespace = 'pgjobs'::regnamespace AND c.relkind = 'c'
+    UNION ALL SELECT 'function', p.proname, oidvectortypes(p.proargtypes),
+        CASE WHEN p.proretset THEN 'SETOF ' ELSE '' END || CASE WHEN r.typtype IN ('p', 'c') THEN 'text' ELSE format_type(r.oid, NULL) END
+    FROM pg_proc p JOIN pg_type r ON r.oid = p.prorettype WHERE p.pronamespace = 'pgjobs'::regnamespace AND p.prokind = 'f';
+
 -- The tools of the test stay out of his reach: pg_temp is searched first unless it is named.
 CREATE SCHEMA tap;
 ALTER EXTENSION pgtap SET SCHEMA tap;
 SET search_path = pg_catalog, tap, pg_temp;
 CREATE EXTENSION dblink SCHEMA tap;
 DROP EXTENSION pgjobs;
+ALTER TABLE public.ours SET SCHEMA tap;
+GRANT USAGE ON SCHEMA tap TO PUBLIC;
+GRANT SELECT ON tap.ours TO PUBLIC;
 
 CREATE ROLE h_attacker;
 CREATE ROLE h_client;
@@ -23,6 +36,18 @@ RESET ROLE;
 SELECT throws_ok('CREATE EXTENSION pgjobs', '42P06', NULL, 'a schema pgjobs that is there already stops the installation');
 SELECT is((SELECT count(*) FROM pg_extension WHERE extname = 'pgjobs'), 0::bigint, 'and nothing is left of it');
 SELECT is((SELECT count(*) FROM pg_class WHERE relnamespace = 'pgjobs'::regnamespace), 0::bigint, 'in the schema either');
+-- With something of his in it, which an installation that replaces or adopts would take over.
+SET ROLE h_attacker;
+CREATE TABLE pgjobs.job (id bigint);
+CREATE TYPE pgjobs.claimed_job AS (id bigint);
+CREATE FUNCTION pgjobs.version() RETURNS text LANGUAGE sql AS $$ SELECT 'mine' $$;
+RESET ROLE;
+SELECT throws_ok('CREATE EXTENSION pgjobs', '42P06', NULL, 'a table, a type and a function in it, neither');
+SELECT is((SELECT count(*) FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND objid = 'pgjobs.version'::regproc), 0::bigint, 'nothing is adopted');
+DROP SCHEMA pgjobs CASCADE;
+SET ROLE h_attacker;
+CREATE SCHEMA pgjobs;
+RESET ROLE;
 SELECT throws_ok('CREATE EXTENSION pgjobs SCHEMA public', NULL, NULL, 'nor can it be installed elsewhere');
 DROP SCHEMA pgjobs;
 
@@ -64,10 +89,35 @@ EXCEPTION WHEN OTHERS THEN
     RETURN false;
 END $$;
 
-CREATE FUNCTION evil.shadow_everything(place text, OUT functions bigint, OUT operators bigint)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION evil.shadow_aggregate(place text, name text, arguments text) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    t text;
+    step text := 'step_' || md5(name || arguments);
+BEGIN
+    IF NOT evil.shadow_function(place, step, concat_ws(', ', 'bigint', NULLIF(arguments, '')), 'bigint', format('aggregate %s(%s)', name, arguments)) THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('CREATE AGGREGATE %I.%I(%s) (SFUNC = %I.%I, STYPE = bigint)', place, name, CASE arguments WHEN '' THEN '*' ELSE arguments END, place, step);
+    RETURN true;
+EXCEPTION WHEN OTHERS THEN
+    RETURN false;
+END $$;
+CREATE FUNCTION evil.shadow_type(place text, name text, base text) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('CREATE DOMAIN %I.%I AS %s CHECK (evil.trap(%L))', place, name, base, 'type ' || name);
+    RETURN true;
+EXCEPTION WHEN OTHERS THEN
+    RETURN false;
+END $$;
+CREATE FUNCTION evil.shadow_relation(place text, name text, query text) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('CREATE VIEW %I.%I AS %s WHERE evil.trap(%L)', place, name, query, 'view ' || name);
+    RETURN true;
+EXCEPTION WHEN OTHERS THEN
+    RETURN false;
+END $$;
+
+CREATE FUNCTION evil.shadow_everything(place text, OUT functions bigint, OUT operators bigint, OUT aggregates bigint, OUT types bigint, OUT relations bigint)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     SELECT count(*) FILTER (WHERE evil.shadow_function(place, p.proname, oidvectortypes(p.proargtypes),
         CASE WHEN p.proretset THEN 'SETOF ' ELSE '' END || CASE WHEN r.typtype = 'p' AND r.typname !~ '^any' THEN 'text' ELSE format_type(r.oid, NULL) END,
@@ -87,26 +137,26 @@ BEGIN
         unnest('{smallint,integer,bigint,oid,text,name,"timestamp with time zone",interval,jsonb,boolean,numeric,"double precision"}'::text[]) r
     WHERE NOT EXISTS (SELECT FROM pg_operator x WHERE x.oprnamespace = 'pg_catalog'::regnamespace AND x.oprname = o
         AND x.oprleft = l::regtype AND x.oprright = r::regtype);
-    -- Aggregates of those names.
-    PERFORM evil.shadow_function(place, 'state1', 'bigint', 'bigint', 'aggregate count');
-    EXECUTE format('CREATE AGGREGATE %I.count(*) (SFUNC = %I.state1, STYPE = bigint)', place, place);
-    FOREACH t IN ARRAY '{bigint,integer,text,"timestamp with time zone",interval,jsonb}'::text[] LOOP
-        PERFORM evil.shadow_function(place, 'state2', t || ', ' || t, t, 'aggregate min, max');
-        EXECUTE format('CREATE AGGREGATE %1$I.min(%2$s) (SFUNC = %1$I.state2, STYPE = %2$s)', place, t);
-        EXECUTE format('CREATE AGGREGATE %1$I.max(%2$s) (SFUNC = %1$I.state2, STYPE = %2$s)', place, t);
-    END LOOP;
-    -- Types.
-    FOREACH t IN ARRAY '{text,name,oid,jsonb,timestamptz,interval,int2,int4,int8,bool,float8,regclass,regprocedure,claimed_job,job_details,message}'::text[] LOOP
-        EXECUTE format('CREATE DOMAIN %I.%I AS %s CHECK (evil.trap(%L))', place, t,
-            CASE WHEN t IN ('claimed_job', 'job_details', 'message') THEN 'pg_catalog.text' ELSE 'pg_catalog.' || t END, 'type ' || t);
-    END LOOP;
-    -- Tables and catalogs.
-    FOREACH t IN ARRAY '{pg_class,pg_proc,pg_roles,pg_database,pg_inherits,pg_extension,pg_namespace,pg_type,pg_prepared_xacts,pg_stat_activity,pg_replication_slots}'::text[] LOOP
-        EXECUTE format('CREATE VIEW %1$I.%2$I AS SELECT c.* FROM pg_catalog.%2$I c WHERE evil.trap(%3$L)', place, t, 'view ' || t);
-    END LOOP;
-    FOREACH t IN ARRAY '{job,queue,stage,acl,home,history,jobs,queues,stages,attempts,workers,topic,topic_acl,segment,log,subscription,feed,topics,subscriptions}'::text[] LOOP
-        EXECUTE format('CREATE VIEW %1$I.%2$I AS SELECT 1 AS id FROM pg_catalog.pg_class WHERE evil.trap(%3$L)', place, t, 'view ' || t);
-    END LOOP;
+    -- Our own functions.
+    SELECT functions + count(*) FILTER (WHERE evil.shadow_function(place, o.name, o.arguments, o.result, 'our function ' || o.name))
+    INTO functions FROM tap.ours o WHERE o.kind = 'function';
+    -- Aggregates; for those of any type, of some.
+    SELECT count(*) FILTER (WHERE evil.shadow_aggregate(place, a.name, a.arguments)) INTO aggregates FROM (
+        SELECT p.proname AS name, oidvectortypes(p.proargtypes) AS arguments
+        FROM pg_proc p JOIN pg_aggregate g ON g.aggfnoid = p.oid WHERE p.pronamespace = 'pg_catalog'::regnamespace AND g.aggkind = 'n'
+        UNION SELECT p.proname, t FROM pg_proc p JOIN pg_aggregate g ON g.aggfnoid = p.oid,
+            unnest('{smallint,integer,bigint,text,name,oid,"timestamp with time zone",interval,jsonb,boolean}'::text[]) t
+        WHERE p.pronamespace = 'pg_catalog'::regnamespace AND g.aggkind = 'n' AND p.pronargs = 1 AND oidvectortypes(p.proargtypes) ~ '^"?any') a;
+    -- Types: the server's, by each of their names, and ours.
+    SELECT count(*) FILTER (WHERE evil.shadow_type(place, t.name, t.base)) INTO types FROM (
+        SELECT typname::text AS name, format('pg_catalog.%I', typname) AS base FROM pg_type
+        WHERE typnamespace = 'pg_catalog'::regnamespace AND typtype IN ('b', 'r', 'm') AND typname !~ '^_'
+        UNION ALL SELECT o.name, 'pg_catalog.text' FROM tap.ours o WHERE o.kind = 'type') t;
+    -- Catalogs and the server's views, and our tables and views.
+    SELECT count(*) FILTER (WHERE evil.shadow_relation(place, c.name, c.query)) INTO relations FROM (
+        SELECT relname::text AS name, format('SELECT c.* FROM pg_catalog.%I c', relname) AS query FROM pg_class
+        WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind IN ('r', 'v')
+        UNION ALL SELECT o.name, 'SELECT 1 AS id FROM pg_catalog.pg_class' FROM tap.ours o WHERE o.kind = 'relation') c;
 END $$;
 
 SELECT * FROM evil.shadow_everything('evil') \gset evil_
@@ -126,7 +176,12 @@ RESET ROLE;
 
 SELECT cmp_ok(:evil_functions, '>', 2400, 'functions are shadowed');
 SELECT cmp_ok(:evil_operators, '>', 1000, 'operators are shadowed');
+SELECT cmp_ok(:evil_aggregates, '>', 100, 'aggregates are shadowed');
+SELECT cmp_ok(:evil_types, '>', 60, 'types are shadowed');
+SELECT cmp_ok(:evil_relations, '>', 130, 'relations are shadowed');
 SELECT cmp_ok(:public_functions, '>', 2400, 'functions in public too');
+SELECT diag(format('in each schema: %s functions, %s operators, %s aggregates, %s types, %s relations',
+    :evil_functions, :evil_operators, :evil_aggregates, :evil_types, :evil_relations));
 
 -- ---- the traps work ----
 
@@ -164,6 +219,10 @@ CREATE EXTENSION pgjobs;
 SET search_path = pg_catalog, tap, pg_temp;
 SELECT is(tap.traps(), 'none', 'CREATE EXTENSION, with the usual search_path');
 SELECT is(tap.run('ALTER EXTENSION pgjobs UPDATE', 'evil, public, pg_catalog', 'postgres'), 'done', 'ALTER EXTENSION UPDATE');
+-- Every update that there is, from where it begins.
+SELECT format('DROP EXTENSION pgjobs; SET search_path = evil, public, pg_catalog; CREATE EXTENSION pgjobs VERSION %L; ALTER EXTENSION pgjobs UPDATE TO %L; '
+    'SET search_path = pg_catalog, tap, pg_temp; SELECT is(tap.traps(), ''none'', %L)', source, target, 'update ' || path)
+FROM pg_extension_update_paths('pgjobs') WHERE path IS NOT NULL \gexec
 SELECT is((SELECT count(*) FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid WHERE d.refclassid = 'pg_proc'::regclass
     AND p.pronamespace IN ('evil'::regnamespace, 'public'::regnamespace)
     AND d.classid = 'pg_rewrite'::regclass AND d.objid IN (SELECT r.oid FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
@@ -336,6 +395,42 @@ SET search_path = pg_catalog, tap, pg_temp;
 SELECT is(:'message_ready'::text, 't', 'wait_message');
 SELECT is(:'wait_ready'::text, 't', 'and the worker made a job of the message');
 SELECT is(tap.traps(), 'none', 'no trap was met by the procedures and the worker');
+
+-- The owner of a database can give every session of it a search_path, those of the worker and of the process
+-- that takes stale rows back included: processes that begin now begin with it.
+SELECT format('ALTER DATABASE %I SET search_path = evil, public, pg_catalog', current_database()) \gexec
+ALTER ROLE h_client LOGIN;
+ALTER ROLE h_client SET search_path = evil, public, pg_catalog;
+CREATE FUNCTION tap.worker() RETURNS integer LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT pid FROM pg_stat_activity WHERE backend_type = 'pgjobs worker' AND datname = current_database() $$;
+SELECT tap.worker() AS worker \gset
+SELECT pg_terminate_backend(:worker, 10000) AS gone \gset
+CREATE TABLE tap.stale (id bigint PRIMARY KEY, state text);
+ALTER TABLE tap.stale OWNER TO h_client;
+SELECT pgjobs.attach_table('tap.stale', 'state', '[{"stage": "s", "waiting": "open", "working": "busy", "done": "closed", "stale_after": "1 second"}]');
+INSERT INTO tap.stale VALUES (1, 'busy'), (2, 'busy');
+SELECT count(*) FROM pgjobs.claim('q', lease => '10 ms');
+SELECT pgjobs.enqueue('q', delay => '20 ms'), pgjobs.enqueue('q', expires_at => clock_timestamp() + interval '20 ms'), pgjobs.publish('t', '1', 'another a');
+CREATE PROCEDURE tap.wait_for(condition text) LANGUAGE plpgsql AS $$
+DECLARE
+    met boolean := false;
+    until timestamptz := clock_timestamp() + interval '60 s';
+BEGIN
+    SET search_path = pg_catalog, tap, pg_temp;
+    WHILE NOT met AND clock_timestamp() < until LOOP
+        EXECUTE 'SELECT ' || condition INTO met;
+        COMMIT;
+        PERFORM pg_stat_clear_snapshot(), pg_sleep(0.02);
+    END LOOP;
+END $$;
+CALL tap.wait_for('(SELECT count(*) FROM tap.stale WHERE state = ''open'') = 2');
+SELECT is((SELECT count(*) FROM tap.stale WHERE state = 'open'), 2::bigint, 'stale rows are taken back');
+CALL tap.wait_for('(SELECT count(*) FROM pgjobs.jobs WHERE state IN (''scheduled'', ''running'')) = 0');
+SELECT is((SELECT count(*) FROM pgjobs.jobs WHERE state IN ('scheduled', 'running')), 0::bigint, 'leases are reaped, delays are over');
+SELECT isnt(tap.worker(), :worker, 'by another worker');
+SELECT is(tap.traps(), 'none', 'no trap was met by processes that begin with his search_path');
+SELECT pgjobs.detach_table('tap.stale');
+DROP TABLE tap.stale;
 SET search_path = evil, public, pg_catalog;
 DROP EXTENSION pgjobs;
 SET search_path = pg_catalog, tap, pg_temp;

@@ -63,10 +63,19 @@ is($node->safe_psql('postgres', q{SELECT state FROM runs WHERE id = 1}), 'busy',
 $locker->query_safe('COMMIT');
 ok($node->poll_query_until('postgres', q{SELECT state = 'open' FROM runs WHERE id = 1}), 'but afterwards');
 
-# The owner may not log in: before 17, the worker does it, restricted.
+# The owner may not log in: before 17, a superuser's process becomes he, restricted, where nothing deferred can be fired.
 $node->safe_psql('postgres', q{INSERT INTO late (id) VALUES (1); SELECT count(*) FROM pgjobs.claim_row(NULL::late, 's')});
 ok($node->poll_query_until('postgres', q{SELECT state = 'open' FROM late}), 'a stale row of one who may not log in');
 like($node->safe_psql('postgres', 'SELECT who FROM late'), qr/ nologin$/, 'with his rights');
+
+my (undef, undef, $warning) = $node->psql('postgres', qq{
+    SELECT pgjobs.detach_table('late');
+    CREATE CONSTRAINT TRIGGER deferred AFTER UPDATE ON late DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION who();
+    SET log_min_messages = error;
+    SELECT pgjobs.attach_table('late', 'state', $second);
+    SELECT pgjobs.detach_table('late')});
+my $before_17 = $node->pg_version < 17;
+is($warning =~ /WARNING:  stale rows of table "late" cannot be taken back/ ? 1 : 0, $before_17 ? 1 : 0, 'who attaches such a table is told that');
 
 # ---- waiting ----
 
