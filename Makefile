@@ -6,7 +6,7 @@
 #   make test       every test suite; make test TESTS='regress tap:003*' for some of them
 #   make test-assert     most of them on a server with assertions, built from Debian's sources
 #   make test-versions   unit, regress, isolation, pgtap and tap on PostgreSQL 17 and 18, in other Debians
-#   make faults     crashes, faults inside, recovery, seeded bugs: 20 to 25 minutes
+#   make faults     crashes, failovers, faults inside, recovery, seeded bugs and more
 #   make faults-long BUDGET=90        the same for that many minutes
 #   make test-sanitize   regress, isolation, faults with AddressSanitizer and UndefinedBehaviorSanitizer
 #   make coverage   how much of the C++ the suites run

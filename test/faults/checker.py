@@ -326,10 +326,13 @@ class Checker:
             self.on_token[token].append(one)
 
     def confirm_claims(self):
-        """Whoever was believed by its token had claimed, and so had all before it in the log."""
+        """Whoever was believed by its token had claimed, and so had all before it in the log. A
+        heartbeat writes nothing: it says so only of a server that has started since."""
         for token, ops in self.on_token.items():
             claim = self.by_token.get(token)
-            if claim is not None and any(op.type == "ok" for op in ops):
+            if claim is not None and any(
+                    op.type == "ok" and (op.f != "extend" or op.epoch != claim.op.epoch)
+                    for op in ops):
                 claim.durable = True
         for claims in self.claims.values():
             for claim in claims:
