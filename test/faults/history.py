@@ -19,7 +19,7 @@ import psycopg
 import topic_history
 
 KEPT_TOKENS = 200  # of leases that ended, for calls that must be refused
-STALLS = (4, 12)  # s from one to the next, however slow the machine is
+STALLS = (3, 9)  # s from one to the next, however slow the machine is
 MANY_OPEN = 60  # jobs of one client that are not finished: no more are added
 
 # Leases and delays are short, so that all of this happens often; us.
