@@ -6,10 +6,11 @@
 #   make test       every test suite; make test TESTS='regress tap:003*' for some of them
 #   make test-assert     most of them on a server with assertions, built from Debian's sources
 #   make test-versions   unit, regress, isolation, pgtap and tap on PostgreSQL 17 and 18, in other Debians
-#   make faults     crashes, faults inside, recovery, seeded bugs: 20 to 25 minutes
+#   make faults     crashes, failovers, faults inside, recovery, seeded bugs and more
 #   make faults-long BUDGET=90        the same for that many minutes
 #   make fuzz       arguments, names, random queries, libFuzzer; make fuzz-long BUDGET=60 for that many minutes
 #   make test-valgrind   twelve scenarios on a server under valgrind
+#   make soak BUDGET=10  that many minutes of ordinary work, after which nothing may grow any more
 #   make test-sanitize   regress, isolation, faults with AddressSanitizer and UndefinedBehaviorSanitizer
 #   make coverage   how much of the C++ the suites run
 #   make lint       format, static analysis, layers, symbols; make format repairs the format
@@ -54,7 +55,7 @@ PG_CPPFLAGS = -Isrc -DPGJOBS_VERSION='"$(EXTVERSION)"' -isystem $(shell $(PG_CON
 override with_llvm := no
 
 .DEFAULT_GOAL := all
-.PHONY: build demo demo-stop test test-assert test-versions test-sanitize test-valgrind coverage faults faults-long fuzz fuzz-long lint format bench bench-quick dist drop-clusters
+.PHONY: build demo demo-stop test test-assert test-versions test-sanitize test-valgrind coverage faults faults-long soak fuzz fuzz-long lint format bench bench-quick dist drop-clusters
 
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 ifeq ($(wildcard $(PGXS)),)
@@ -104,6 +105,11 @@ faults faults-long:
 	@tools/install-packages test
 	@tools/install-extension
 	@test/faults/all $(if $(filter %-long,$@),--minutes $(or $(BUDGET),90))
+
+soak:
+	@tools/install-packages test
+	@tools/install-extension
+	@test/faults/soak --minutes $(or $(BUDGET),10)
 
 test-sanitize:
 	@test/sanitize $(TESTS)

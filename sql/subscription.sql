@@ -238,11 +238,13 @@ SELECT lease_expires_at > now() + interval '150 minutes' AS kept FROM pgjobs.sub
 SELECT pgjobs.ack('m', :token, (:'p'::bigint[])[5]);
 SELECT count(*) FROM pgjobs.receive('m', token => :token);
 SELECT pgjobs.publish('more', '6') > 0 AS published;
-SELECT payload, token = :token AS same, token FROM pgjobs.receive('m', lease => '1 millisecond', token => :token) \gset next_
+SELECT payload, token = :token AS same, token FROM pgjobs.receive('m', lease => '1 hour', token => :token) \gset next_
 SELECT :'next_payload', :'next_same';
--- That token is of a lease long ago; this lease has ended and nobody has taken it: it begins anew.
+-- That token is of a lease long ago.
 SELECT pgjobs.receive('m', token => :token);
 \echo :LAST_ERROR_SQLSTATE
+-- This lease has ended and nobody has taken it: it begins anew.
+UPDATE pgjobs.subscription SET lease_expires_at = clock_timestamp() WHERE name = 'm';
 CALL pgjobs.wait_message('m', '20 seconds');
 SELECT count(*) FROM pgjobs.receive('m', lease => '1 millisecond', token => :next_token);
 CALL pgjobs.wait_message('m', '20 seconds');

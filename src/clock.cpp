@@ -19,9 +19,7 @@ static int64 jump_since(const core::Clocks &before, const core::Clocks &now) {
     return before.monotonic == 0 ? 0 : core::jump_between(before, now);
 }
 
-bool has_jumped(const Database *database) {
-    return jump_since(last_look(database), look()) != 0;
-}
+bool has_jumped(const Database *database) { return jump_since(last_look(database), look()) != 0; }
 
 int64 take_jump(Database *database) {
     core::Clocks before = last_look(database);
@@ -66,16 +64,19 @@ static constinit pg::Statement update_jobs{
     {INTERVALOID, TIMESTAMPTZOID},
     nullptr};
 static constinit pg::Statement update_subscriptions{
+    "WITH late AS (SELECT s.id FROM pgjobs.subscription s "
+    "WHERE s.lease_expires_at > $2 + GREATEST($1 - interval '1 minute', '0') "
+    "FOR NO KEY UPDATE SKIP LOCKED) "
     "UPDATE pgjobs.subscription s SET lease_expires_at = GREATEST(s.lease_expires_at - $1, $2) "
-    "WHERE s.lease_expires_at > $2 + GREATEST($1 - interval '1 minute', '0')",
+    "FROM late WHERE s.id = late.id",
     {INTERVALOID, TIMESTAMPTZOID},
     nullptr};
 
-int64 move_leases(int64 jump, TimestampTz now) {
-    return pg::as_owner([&] {
+void move_leases(int64 jump, TimestampTz now) {
+    pg::as_owner([&] {
         pg::Value by = interval_of(-jump);
-        uint64 jobs = pg::run(&update_jobs, by, pg::value(now));
-        return static_cast<int64>(jobs + pg::run(&update_subscriptions, by, pg::value(now)));
+        pg::run(&update_jobs, by, pg::value(now));
+        pg::run(&update_subscriptions, by, pg::value(now));
     });
 }
 

@@ -1,7 +1,7 @@
-// What is to be done when the wall clock was set. Leases, like everything in the tables, are in wall
-// time. Set forward, the clock makes all leases end at once, of those who are alive, too; so nothing
-// is taken back until they had time for a heartbeat. Set back, it makes them last too long; so they
-// are moved with it. Whatever happens, the token decides who is believed.
+// What is to be done when the wall clock was set. Leases, like everything in the tables, are in
+// wall time. Set forward, the clock makes all leases end at once, of those who are alive, too; so
+// nothing is taken back until they had time for a heartbeat. Set back, it makes them last too long;
+// so they are moved with it. Whatever happens, the token decides who is believed.
 #pragma once
 
 #include "shared.hpp"
@@ -22,9 +22,9 @@ bool has_jumped(const Database *database);
 // of a queue, but not longer than it was set by. In a worker's transaction.
 TimestampTz end_of_truce(int64 jump, TimestampTz now);
 
-// Moves the leases that were given before the clock was set back by `jump`: each lasts as long as it
-// would have, or as one of its queue's that begins now. A row that somebody has is left as it is.
-// Returns how many. In a worker's transaction.
-int64 move_leases(int64 jump, TimestampTz now);
+// Moves the leases that were given before the clock was set back by `jump`: each lasts as long as
+// it would have, or as one of its queue's that begins now; a reader's as it would have. A row that
+// somebody has is left as it is. In a worker's transaction.
+void move_leases(int64 jump, TimestampTz now);
 
 } // namespace pgjobs::clock

@@ -55,8 +55,8 @@ struct Database {
     uint64 next_text;               // ring of announcements: bytes put in     [events lock]
     pg_atomic_uint64 rows_due;      // TimestampTz at which a row may be stale, or never
     pg_atomic_uint32 row_reaper;    // pid of the process that takes stale rows back, 0 without
-    pg_atomic_uint64 looked_wall;   // both clocks when the worker last looked at them, see clock.hpp:
-    pg_atomic_uint64 looked_at;     // the wall's and the other's, 0: never; only the worker writes
+    pg_atomic_uint64 looked_wall;   // the clocks when the worker looked at them last; it alone
+    pg_atomic_uint64 looked_at;     // writes. The wall's and the other's, 0: never; see clock.hpp
 };
 
 // One change of a job's state, to be sent as a notification.
@@ -161,9 +161,9 @@ struct Purpose {
 struct Waiter {
     Oid database; // InvalidOid: not waiting
     Purpose purpose;
-    bool woken;        // a commit has called this one
-    uint64 ticket;     // order of arrival
-    int64 check;       // look again then, core::monotonic(), if nobody calls before; never otherwise
+    bool woken;    // a commit has called this one
+    uint64 ticket; // order of arrival
+    int64 check;   // look again then, core::monotonic(), if nobody calls before; never otherwise
 };
 
 // A prepared transaction that touched jobs: no bound of these runs goes beyond its keys.

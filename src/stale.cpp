@@ -463,6 +463,10 @@ void look(Database *database, TimestampTz *next) {
         process = nullptr;
         see_after(now);
     }
+    if (pg_atomic_read_u32(&database->row_reaper) != 0) {
+        *next = Min(*next, now + soon); // the worker that has started it is gone
+        return;
+    }
     auto due = static_cast<TimestampTz>(
         pg_atomic_exchange_u64(&database->rows_due, static_cast<uint64>(never)));
     if (due <= now)
@@ -500,11 +504,12 @@ void pgjobs_row_reaper_main(Datum) {
     using namespace pgjobs; // the server calls this by name, outside of any namespace
     memcpy(&stale::errand, MyBgworkerEntry->bgw_extra, sizeof(stale::errand));
     pqsignal(SIGTERM, die);
-    on_shmem_exit(stale::leave, 0); // after the connection has ended
     Database *database = find_database(stale::errand.database);
-    if (database == nullptr)
+    uint32 nobody = 0;
+    if (database == nullptr || !pg_atomic_compare_exchange_u32(&database->row_reaper, &nobody,
+                                                               static_cast<uint32>(MyProcPid)))
         proc_exit(0);
-    pg_atomic_write_u32(&database->row_reaper, static_cast<uint32>(MyProcPid));
+    on_shmem_exit(stale::leave, 0); // after the connection has ended
     BackgroundWorkerUnblockSignals();
     BackgroundWorkerInitializeConnectionByOid(stale::errand.database, stale::errand.role,
                                               pg::connect_without_login);

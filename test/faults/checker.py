@@ -244,6 +244,7 @@ class Checker:
     def forget_unreplicated(self, ops, places):
         """The standby that was promoted did not have what was acknowledged behind the end of its log,
         or of which nobody knows where it was: that may have happened or not."""
+        keys = {row["id"]: row["key"] for row in self.final["jobs"]}
         for op in ops.values():
             end = self.flushed.get(op.epoch)
             lsn = op.lsn if op.tx is None else places.get((op.p, op.tx))
@@ -253,6 +254,8 @@ class Checker:
             op.type = "info"
             if op.f in ("publish", "receive", "read"):
                 op.res = None  # positions that were never heard of are given out again
+            elif op.f == "claim":  # and so are ids
+                op.res = [row for row in op.res if keys.get(row["job"], row["key"]) == row["key"]]
 
     def end_session(self, session, at):
         self.session_end[session] = min(at, self.session_end.get(session, at))
@@ -326,10 +329,13 @@ class Checker:
             self.on_token[token].append(one)
 
     def confirm_claims(self):
-        """Whoever was believed by its token had claimed, and so had all before it in the log."""
+        """Whoever was believed by its token had claimed, and so had all before it in the log. A
+        heartbeat writes nothing: it says so only of a server that has started since."""
         for token, ops in self.on_token.items():
             claim = self.by_token.get(token)
-            if claim is not None and any(op.type == "ok" for op in ops):
+            if claim is not None and any(
+                    op.type == "ok" and (op.f != "extend" or op.epoch != claim.op.epoch)
+                    for op in ops):
                 claim.durable = True
         for claims in self.claims.values():
             for claim in claims:

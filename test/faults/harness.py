@@ -7,6 +7,7 @@ data, log and report.json stay in the run's directory. Every random choice comes
 
 import argparse
 import collections
+import itertools
 import json
 import os
 import random
@@ -85,6 +86,7 @@ class Run:
         self.clients = {}
         self.next_client = 0
         self.claimer = None
+        self.last = itertools.cycle(["claim", "durable claim", "claim", "enqueue"])
         self.pooler = None  # with --pooled
         self.facts = {}  # more of them, for the checker
         self.stopping = threading.Event()
@@ -209,7 +211,7 @@ class Run:
         durable = [name for name, queue in history.QUEUES.items() if queue["durable"]]
         steps = [lambda queue=queue: self.claimer.claim(queue, 1) for queue in
                  sorted(history.QUEUES, key=lambda name: name in durable)]
-        last = self.random.choice(["durable claim", "enqueue", "claim"])
+        last = next(self.last)
         if last != "durable claim":
             del steps[-len(durable):]
         if last == "enqueue":

@@ -19,7 +19,7 @@ import psycopg
 import topic_history
 
 KEPT_TOKENS = 200  # of leases that ended, for calls that must be refused
-STALLS = (4, 12)  # s from one to the next, however slow the machine is
+STALLS = (3, 9)  # s from one to the next, however slow the machine is
 MANY_OPEN = 60  # jobs of one client that are not finished: no more are added
 
 # Leases and delays are short, so that all of this happens often; us.
@@ -99,7 +99,7 @@ class Lease:
     key: str
     effect: bool  # complete inserts into effects in the same transaction
     lease: int | None  # us
-    until: int | None  # wall us; None: a session lease without an end
+    until: int | None  # wall us, this process's clock; None: a session lease without an end
     session: str
     tried: bool = False  # complete was sent before, and nobody knows whether it happened
 
@@ -362,7 +362,8 @@ class Client(topic_history.TopicClient):
             lsn=True)
         assert worker == f"{self.process}:{number}"
         leases = [Lease(r["job"], r["token"], queue, r["stage"], r["key"], r["effect"], effective,
-                        r["until"], self.session) for r in rows]
+                        None if r["until"] is None else wall() + r["until"] - r["now"],
+                        self.session) for r in rows]
         if self.tx is None:
             self.held += leases
         return leases
@@ -460,11 +461,12 @@ class Client(topic_history.TopicClient):
 
     def extend(self, lease):
         length = self.random.choice([None, 1_000_000, 2_500_000])
-        until = self.on_lease(
-            "extend", lease, {"lease": length or QUEUES[lease.queue]["lease"]},
+        lasts = length or QUEUES[lease.queue]["lease"]
+        self.on_lease(
+            "extend", lease, {"lease": lasts},
             "SELECT (extract(epoch FROM pgjobs.extend(%s::bigint, %s::bigint, %s::interval))"
             " * 1000000)::bigint", (None if length is None else interval(length),))
-        lease.until = until
+        lease.until = max(lease.until or 0, wall() + lasts)
 
     def progress(self, lease):
         self.on_lease("progress", lease, {},

@@ -184,6 +184,11 @@ $node->safe_psql('doomed', qq{
     SELECT count(*) FROM pgjobs.claim_row(NULL::runs, 's');
 });
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'pgjobs row reaper' AND datname = 'doomed' AND wait_event = 'PgSleep'}), 'a slow trigger');
+# The next worker does not know that process, and starts no second one beside it.
+my ($worker) = workers($node, 'doomed');
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
+ok(wait_for_worker($node, 'doomed', not => $worker), 'another worker');
+ok(!wait_until(sub { $node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pgjobs row reaper' AND datname = 'doomed'}) > 1 }, 2), 'one process at a time');
 cmp_ok(timed(sub { is_state($node, 'postgres', 'DROP DATABASE doomed', '00000', 'DROP DATABASE') }), '<', 4, 'does not wait for it');
 
 # ---- DROP EXTENSION ----
