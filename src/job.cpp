@@ -9,7 +9,8 @@ namespace pgjobs {
 
 // A trigger that somebody made by hand may be of any table, and for a statement it has no row.
 static const TriggerData *own_trigger(FunctionCallInfo fcinfo) {
-    auto *data = CALLED_AS_TRIGGER(fcinfo) ? reinterpret_cast<TriggerData *>(fcinfo->context) : nullptr;
+    auto *data =
+        CALLED_AS_TRIGGER(fcinfo) ? reinterpret_cast<TriggerData *>(fcinfo->context) : nullptr;
     if (data != nullptr && RelationGetRelid(data->tg_relation) == relations()->job &&
         (TRIGGER_FIRED_FOR_ROW(data->tg_event) || TRIGGER_FIRED_BEFORE(data->tg_event) ||
          TRIGGER_FIRED_BY_TRUNCATE(data->tg_event)))
