@@ -95,8 +95,9 @@ OwnerScope enter_owner() {
         PushActiveSnapshot(GetTransactionSnapshot());
     GetUserIdAndSecContext(&scope.user, &scope.context);
     scope.guc_level = NewGUCNestLevel();
-    set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-                      GUC_ACTION_SAVE, true, 0, false);
+    set_for_now("search_path", "pg_catalog, pg_temp");
+    if (jit_enabled) // for a plan that looks dear, half a second of each call
+        set_for_now("jit", "off");
     SetUserIdAndSecContext(owner, scope.context | SECURITY_LOCAL_USERID_CHANGE);
     if (SPI_connect() != SPI_OK_CONNECT)
         elog(ERROR, "SPI_connect failed");
