@@ -125,7 +125,7 @@ UPDATE pgjobs.feed SET position = 0 WHERE topic_id = (SELECT id FROM pgjobs.topi
 SELECT pgjobs._keep_topics(clock_timestamp() + '1 hour'), pgjobs._keep_topics(clock_timestamp() + '2 hours');
 SELECT segments, pruned_to FROM pgjobs.topics WHERE name = 'kept';
 COMMIT;
-SELECT pgjobs._deliver(clock_timestamp()), pgjobs._keep_topics(clock_timestamp() + '3 hours');
+SELECT pgjobs._deliver(clock_timestamp()) >= 0 AS delivered, pgjobs._keep_topics(clock_timestamp() + '3 hours'); -- perhaps by the worker
 SELECT segments, pruned_to > 0 AS pruned FROM pgjobs.topics WHERE name = 'kept';
 SELECT pgjobs.purge_queue('idle');
 

@@ -105,13 +105,17 @@ struct Feed {
     int32 id;
     int32 queue;
     int32 topic;
+};
+// What it is to do; under the lock of its row, so that no message is taken by a pattern that was
+// changed before it was published.
+struct Order {
     int64 position;
     Datum pattern; // 0 without
     int16 stage;
 };
 
 static constinit pg::Statement select_feeds{
-    "SELECT f.id, f.queue_id, f.topic_id, f.position, f.key_pattern, f.stage FROM pgjobs.feed f "
+    "SELECT f.id, f.queue_id, f.topic_id FROM pgjobs.feed f "
     "JOIN pgjobs.queue q ON q.id = f.queue_id JOIN pgjobs.topic t ON t.id = f.topic_id "
     "WHERE EXISTS (SELECT FROM pgjobs.home h WHERE h.id = q.home AND h.database = $1) "
     "AND EXISTS (SELECT FROM pgjobs.home h WHERE h.id = t.home AND h.database = $1) "
@@ -135,20 +139,32 @@ static Feeds read_feeds(int32 last) {
         pg::in_context(caller, [&] {
             feeds.list = static_cast<Feed *>(palloc0(sizeof(Feed) * (count + 1)));
             feeds.count = static_cast<int>(count);
-            for (uint64 i = 0; i < count; i++) {
-                Datum pattern = pg::is_null(i, 5)
-                                    ? 0
-                                    : PointerGetDatum(PG_DETOAST_DATUM_COPY(pg::datum_at(i, 5)));
-                feeds.list[i] = {pg::int32_at(i, 1),
-                                 pg::int32_at(i, 2),
-                                 pg::int32_at(i, 3),
-                                 pg::int64_at(i, 4),
-                                 pattern,
-                                 pg::int16_at(i, 6)};
-            }
+            for (uint64 i = 0; i < count; i++)
+                feeds.list[i] = {pg::int32_at(i, 1), pg::int32_at(i, 2), pg::int32_at(i, 3)};
         });
     });
     return feeds;
+}
+
+static constinit pg::Statement lock_feed{
+    "SELECT f.position, f.key_pattern, f.stage FROM pgjobs.feed f WHERE f.id = $1 "
+    "FOR NO KEY UPDATE SKIP LOCKED",
+    {INT4OID},
+    nullptr};
+
+// False if it is gone, or somebody has it.
+static bool lock_order(const Feed &feed, Order *order) {
+    MemoryContext caller = CurrentMemoryContext;
+    return pg::as_owner([&] {
+        if (pg::run(&lock_feed, pg::value(feed.id)) == 0)
+            return false;
+        order->position = pg::int64_at(0, 1);
+        if (!pg::is_null(0, 2))
+            order->pattern = pg::in_context(
+                caller, [&] { return PointerGetDatum(PG_DETOAST_DATUM_COPY(pg::datum_at(0, 2))); });
+        order->stage = pg::int16_at(0, 3);
+        return true;
+    });
 }
 
 static void push(JsonbParseState **state, const char *key, JsonbValue value) {
@@ -205,6 +221,7 @@ static constinit pg::Statement update_feed{
 struct Delivered {
     int64 jobs;
     bool more;
+    bool held; // somebody changes it
 };
 
 // The jobs and the new place are of one transaction: each message becomes a job once.
@@ -215,16 +232,21 @@ static Delivered deliver_one(const Feed &feed, TimestampTz now) {
     if (queue == nullptr || topic == nullptr)
         return delivered;
     life::lock_queue(queue);
+    Order order{};
+    if (!lock_order(feed, &order)) {
+        delivered.held = true;
+        return delivered;
+    }
     log_end::set_fed(topic); // a prepared transaction may have subscribed before the server's start
     MemoryContext scratch =
         AllocSetContextCreate(CurrentMemoryContext, "pgjobs message", ALLOCSET_DEFAULT_SIZES);
     int visited = 0;
     log::Reached reached = store::with_jobs([&](store::Table *jobs) {
-        return log::scan(topic, feed.position, log::raise_gap, [&](const log::Message &message) {
-            if (matches(message.key, feed.pattern)) {
+        return log::scan(topic, order.position, log::raise_gap, [&](const log::Message &message) {
+            if (matches(message.key, order.pattern)) {
                 pg::in_context(scratch, [&] {
                     life::NewJob job{queue,
-                                     feed.stage,
+                                     order.stage,
                                      0,
                                      queue->max_attempts,
                                      now,
@@ -242,13 +264,13 @@ static Delivered deliver_one(const Feed &feed, TimestampTz now) {
     });
     MemoryContextDelete(scratch);
     delivered.more = visited == batch;
-    if (reached.position > feed.position)
+    if (reached.position > order.position)
         pg::as_owner(
             [&] { pg::run(&update_feed, pg::value(feed.id), pg::value(reached.position)); });
     return delivered;
 }
 
-int64 deliver(TimestampTz now, bool *more, TimestampTz *) {
+int64 deliver(TimestampTz now, bool *more, TimestampTz *next) {
     static int32 last; // the feed that had its turn last
     // One at a time. Not a lock of the table: a busy worker would keep VACUUM away from it.
     LockDatabaseObject(get_relname_relid("feed", relations()->schema), InvalidOid, 0,
@@ -266,6 +288,8 @@ int64 deliver(TimestampTz now, bool *more, TimestampTz *) {
         Delivered delivered = deliver_one(feeds.list[i], now);
         jobs += delivered.jobs;
         *more |= delivered.more;
+        if (delivered.held) // a rollback tells nobody
+            *next = Min(*next, now + USECS_PER_SEC);
         last = feeds.list[i].id;
         CHECK_FOR_INTERRUPTS();
         if (GetCurrentTimestamp() > end && i + 1 < feeds.count) {
