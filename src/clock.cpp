@@ -3,7 +3,56 @@
 #include "core/clock.hpp"
 #include "pg/spi.hpp"
 
+#include <sys/timerfd.h>
+#include <unistd.h>
+
 namespace pgjobs::clock {
+
+// ---- sleeping ----
+
+// A sleep of this length, ms, ends soon enough by itself. It is measured by the other clock.
+constexpr long short_sleep = 10 * 1000;
+
+// A descriptor of this process that can be read once the clock was set; -1 where that is not to be
+// had.
+static int open_alarm() {
+    int fd = AcquireExternalFD() ? timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK | TFD_CLOEXEC) : -1;
+    itimerspec never_due{};
+    never_due.it_value.tv_sec = INT64_C(1) << 33; // in the year 2242
+    if (fd < 0 ||
+        timerfd_settime(fd, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &never_due, nullptr) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+static int alarm_of_process() {
+    static bool opened;
+    static int alarm;
+    if (!opened)
+        alarm = open_alarm();
+    opened = true;
+    return alarm;
+}
+
+static void silence(int alarm) {
+    char buffer[256];
+    while (read(alarm, buffer, sizeof(buffer)) > 0)
+        ;
+}
+
+void sleep(long milliseconds) {
+    int events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (milliseconds >= 0 ? WL_TIMEOUT : 0);
+    int alarm = milliseconds > short_sleep ? alarm_of_process() : -1;
+    if (alarm < 0) {
+        WaitLatch(MyLatch, events, Min(milliseconds, short_sleep), PG_WAIT_EXTENSION);
+        return;
+    }
+    WaitLatchOrSocket(MyLatch, events | WL_SOCKET_READABLE, alarm, milliseconds, PG_WAIT_EXTENSION);
+    silence(alarm);
+}
+
+// ---- looking ----
 
 static core::Clocks look() { return {GetCurrentTimestamp(), core::monotonic()}; }
 
@@ -34,6 +83,8 @@ int64 take_jump(Database *database) {
                                        static_cast<uint64>(now.wall));
     return jump;
 }
+
+// ---- leases ----
 
 static pg::Value interval_of(int64 microseconds) {
     auto *interval = static_cast<Interval *>(palloc0(sizeof(Interval)));
@@ -72,11 +123,18 @@ static constinit pg::Statement update_subscriptions{
     {INTERVALOID, TIMESTAMPTZOID},
     nullptr};
 
+// Those that seem to come from the future.
+static constinit pg::Statement update_rows{
+    "UPDATE pgjobs.working_row SET since = since - $1, due_at = due_at - $1 WHERE since > $2",
+    {INTERVALOID, TIMESTAMPTZOID},
+    nullptr};
+
 void move_leases(int64 jump, TimestampTz now) {
     pg::as_owner([&] {
         pg::Value by = interval_of(-jump);
         pg::run(&update_jobs, by, pg::value(now));
         pg::run(&update_subscriptions, by, pg::value(now));
+        pg::run(&update_rows, by, pg::value(now));
     });
 }
 

@@ -8,9 +8,9 @@
 
 namespace pgjobs::clock {
 
-// No process of ours sleeps longer than this without a look at the clocks, ms, if something is due
-// some day.
-constexpr long longest_sleep = 10 * 1000;
+// Sleeps until the latch is set, or for that long, ms; -1: without an end, for nothing is due. A
+// long sleep ends when the clock is set.
+void sleep(long milliseconds);
 
 // How far the clock was set since the last call for this database, microseconds; 0: it was not.
 int64 take_jump(Database *database);

@@ -292,14 +292,10 @@ void pgjobs_launcher_main(Datum) {
         MemoryContextSwitchTo(context);
         TimestampTz next = process::turn();
         MemoryContextReset(context);
-        long wait = -1;
-        int flags = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
-        if (next != never) {
-            wait = Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next),
-                       clock::longest_sleep);
-            flags |= WL_TIMEOUT;
-        }
-        WaitLatch(MyLatch, flags, wait, PG_WAIT_EXTENSION);
+        clock::sleep(
+            next == never
+                ? -1
+                : Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next), 3600 * 1000L));
     }
 }
 

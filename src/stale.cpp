@@ -209,48 +209,24 @@ static Many take_many(const Record &record) {
     return many;
 }
 
-enum class Seen : char {
-    gone,
-    held, // by somebody
-    locked
-};
-
-static Seen look_at(const Attachment *attachment, int stage, const char *text) {
-    Key key = read_key_as_owner(attachment, text);
-    bool locked = pg::as_table_owner(attachment->owner, pg::Policies::hold, [&] {
-        return rows::lock_working_row(attachment, stage, key);
-    });
-    if (locked)
-        return Seen::locked;
-    return is_working(attachment, stage, key) ? Seen::held : Seen::gone;
-}
-
-// Those of its rows that are still worked on get records of their own, under the row's lock, so
-// that who moves it later finds that record; one that somebody has just now is given the whole time
-// again. One that left and came anew has a newer record by now, which is looked for when it is due.
-static void split(const Record &record) {
+// Its rows get records of their own, as old as this one: those that are still worked on, or, if
+// what the table's owner has written must not be asked, all. One that leaves meanwhile, or has come
+// anew, makes its record out of date: that is seen when it is due, under the row's lock.
+static void split(const Record &record, bool ask) {
     Many many = take_many(record);
     const Attachment *attachment = find_attachment(record.table);
     int stage = attachment != nullptr ? stage_of(attachment, record.stage) : -1;
-    if (many.count == 0 || stage < 0 || attachment->key_count == 0)
+    if (stage < 0 || attachment->key_count == 0)
         return;
-    auto **keys = static_cast<char **>(palloc(sizeof(char *) * static_cast<size_t>(many.count)));
-    auto *seen = static_cast<Seen *>(palloc(sizeof(Seen) * static_cast<size_t>(many.count)));
     for (int i = 0; i < many.count; i++) {
-        keys[i] = TextDatumGetCString(many.keys[i]);
-        seen[i] = look_at(attachment, stage, keys[i]);
+        const char *key = TextDatumGetCString(many.keys[i]);
+        if (ask && !is_working(attachment, stage, read_key_as_owner(attachment, key)))
+            continue;
+        pg::as_owner([&] {
+            row_changes::insert_missing(
+                {record.table, many.home, key, record.stage, record.since, many.due_at});
+        });
     }
-    TimestampTz now = GetCurrentTimestamp();
-    TimestampTz later_due = now + attachment->stages[stage].stale_after;
-    pg::as_owner([&] {
-        for (int i = 0; i < many.count; i++)
-            if (seen[i] == Seen::locked)
-                row_changes::insert_missing(
-                    {record.table, many.home, keys[i], record.stage, record.since, many.due_at});
-            else if (seen[i] == Seen::held)
-                row_changes::insert_missing(
-                    {record.table, many.home, keys[i], record.stage, now, later_due});
-    });
 }
 
 // ---- the process ----
@@ -262,19 +238,24 @@ template <class F> static bool attempt(F body, pg::Failure *failure) {
 static Outcome settle(const Record &record, TimestampTz now) {
     if (record.key != nullptr)
         return take_back(record, now);
-    split(record);
+    split(record, true);
     return Outcome::forgotten;
 }
 
+// A row that raises is put off; among many, it stops no other.
 static bool settle_alone(const Record &record, TimestampTz now) {
     pg::Failure failure;
     if (attempt([&] { settle(record, now); }, &failure))
         return true;
+    pg::Failure second;
+    if (record.key == nullptr && attempt([&] { split(record, false); }, &second))
+        return false;
     ereport(LOG,
-            errmsg("pgjobs could not take row %s of the table with oid %u back: %s",
-                   record.key != nullptr ? record.key : "s", record.table, failure.message),
+            errmsg("pgjobs could not take %s%s of the table with oid %u back: %s",
+                   record.key != nullptr ? "row " : "many rows",
+                   record.key != nullptr ? record.key : "", record.table, failure.message),
             errdetail("SQLSTATE %s; tried again in a minute.", unpack_sql_state(failure.sqlstate)));
-    attempt([&] { postpone(record, later); }, &failure);
+    attempt([&] { postpone(record, later); }, &second);
     return false;
 }
 

@@ -177,8 +177,12 @@ static void run_duties(Worker *worker) {
     PGJOBS_POINT("worker-turn");
     look_for_prepared(worker);
 
-    TimestampTz next = now < worker->truce_until ? worker->truce_until : never;
-    bool done = next != never || in_batches(worker, reaping, &next);
+    TimestampTz next = never;
+    bool done = true;
+    if (now < worker->truce_until)
+        next = worker->truce_until;
+    else
+        done = in_batches(worker, reaping, &next);
     if (!done)
         pg_atomic_write_u32(&database->leases_lost, 1);
     done &= in_batches(worker, promoting, &next);

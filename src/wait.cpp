@@ -217,10 +217,11 @@ static bool sleep_until_called(const Database *database, uint32 epoch, int64 dea
         check_extension(database, epoch);
         if (take_call(&check))
             return true;
-        int64 left = Min(deadline, check) - core::monotonic();
-        if (core::monotonic() >= deadline)
+        int64 now = core::monotonic();
+        if (now >= deadline)
             return false;
-        nap(Min(Max(left + 999, 0) / 1000, 3600 * 1000L));
+        int64 left = Max(Min(deadline, check) - now, 0);
+        nap(Min((left + 999) / 1000, 3600 * 1000L));
     }
 }
 

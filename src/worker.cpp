@@ -158,7 +158,7 @@ static bool give_up_place(Database *database) {
     return false;
 }
 
-// How long to sleep, in milliseconds; -1 without an end. Not long: somebody may set the clock.
+// How long to sleep, in milliseconds; -1 without an end.
 static long time_to_sleep(const Worker *worker, bool pins_left) {
     TimestampTz now = GetCurrentTimestamp();
     auto next = static_cast<TimestampTz>(pg_atomic_read_u64(&worker->database->next_due));
@@ -175,13 +175,11 @@ static long time_to_sleep(const Worker *worker, bool pins_left) {
     if (until == never)
         return -1;
     // Rounded up: waking a moment too early would only mean to wait once more.
-    return Min(TimestampDifferenceMilliseconds(now, until), clock::longest_sleep);
+    return Min(TimestampDifferenceMilliseconds(now, until), 3600 * 1000L);
 }
 
 static void sleep_until_due(const Worker *worker, bool pins_left) {
-    long wait = time_to_sleep(worker, pins_left);
-    int flags = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (wait >= 0 ? WL_TIMEOUT : 0);
-    WaitLatch(MyLatch, flags, wait, PG_WAIT_EXTENSION);
+    clock::sleep(time_to_sleep(worker, pins_left));
     ResetLatch(MyLatch);
     check_for_end();
     if (ConfigReloadPending) {

@@ -54,6 +54,24 @@ ok($node->poll_query_until('postgres', q{SELECT string_agg(id::text, ',' ORDER B
 ok($node->poll_query_until('postgres', q{SELECT due_at > now() + '40 seconds' FROM pgjobs.working_row WHERE key = '13'}), 'it is tried again later');
 $node->safe_psql('postgres', q{UPDATE runs SET state = 'bad' WHERE id = 13});
 
+# Nor among many that came at once, where its key alone raises.
+$node->safe_psql('postgres', qq{
+    CREATE TABLE trouble (id int);
+    CREATE FUNCTION fine(id int) RETURNS boolean LANGUAGE plpgsql AS \$\$ BEGIN
+        IF EXISTS (SELECT FROM public.trouble t WHERE t.id = fine.id) THEN RAISE 'not this one'; END IF;
+        RETURN true;
+    END \$\$;
+    CREATE DOMAIN number AS int CHECK (public.fine(VALUE));
+    CREATE TABLE picky (id number PRIMARY KEY, state text DEFAULT 'open');
+    SELECT pgjobs.attach_table('picky', 'state', $second);
+    INSERT INTO picky SELECT n FROM generate_series(1, 300) n;
+    INSERT INTO trouble VALUES (13);
+    UPDATE picky SET state = 'busy';
+});
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 299 FROM picky WHERE state = 'open'}), 'the others come back');
+is($node->safe_psql('postgres', q{SELECT string_agg(id::text, ' ') FROM picky WHERE state = 'busy'}), '13', 'but for that one');
+$node->safe_psql('postgres', q{TRUNCATE trouble; UPDATE picky SET state = 'bad' WHERE id = 13});
+
 # A row that somebody has locked comes back when he has gone.
 my $locker = session($node);
 $node->safe_psql('postgres', q{SELECT count(*) FROM pgjobs.claim_row(NULL::runs, 's', 2)});

@@ -33,6 +33,9 @@ $node->safe_psql('postgres', q{
     SELECT pgjobs.create_queue('q', lease => '3 seconds');
     SELECT pgjobs.create_topic('t');
     SELECT pgjobs.subscribe('s', 't');
+    CREATE TABLE rows (id int PRIMARY KEY, state text DEFAULT 'open');
+    SELECT pgjobs.attach_table('rows', 'state', '[{"stage": "s", "waiting": "open", "working": "busy", "done": "closed", "stale_after": "3 seconds"}]');
+    INSERT INTO rows VALUES (1);
 });
 my $claim = q{SELECT pgjobs.enqueue('q') \g /dev/null
     SELECT id, token FROM pgjobs.claim('q')};
@@ -60,6 +63,7 @@ my ($long) = split /\|/, $node->safe_psql('postgres', q{SELECT pgjobs.enqueue('q
 my $beating = $node->safe_psql('postgres', q{SELECT pgjobs.enqueue('q', priority => -1) \g /dev/null
     SELECT pgjobs.extend(id, token) IS NOT NULL, id FROM pgjobs.claim('q')}) =~ s/^t\|//r;
 $node->safe_psql('postgres', q{SELECT pgjobs.publish('t', '1'); SELECT pgjobs.receive('s', lease => '4 seconds')});
+$node->safe_psql('postgres', q{SELECT pgjobs.claim_row(NULL::rows, 's')});
 my $waiter = session($node);
 start_sql($waiter, q{CALL pgjobs.wait_message('s', '20 seconds')});
 wait_until_waiting($node, 'postgres', 1);
@@ -75,6 +79,7 @@ ok($node->wait_for_log(qr/clock was set back by \d+ ms/, $offset), 'the worker s
 cmp_ok(becomes_ready($dead), '<', 8, 'a lease of before ends');
 cmp_ok(becomes_ready($beating), '<', 8, 'so does one that a heartbeat had renewed');
 is(result_of($waiter), 't', 'and that of a reader');
+cmp_ok(timed(sub { $node->poll_query_until('postgres', q{SELECT state = 'open' FROM rows}) }), '<', 8, 'and a row of an attached table');
 is(state_of($long), 'running', 'a long one goes on');
 is($node->safe_psql('postgres', "SELECT lease_expires_at < now() + interval '2 minutes' FROM pgjobs.jobs WHERE id = $long"), 't', 'for its own time');
 ($dead) = split /\|/, $node->safe_psql('postgres', $claim);
@@ -88,5 +93,22 @@ cmp_ok(becomes_ready($dead), '<', 6, 'a second is within the tolerance');
 unlike(log_since($node, $offset), qr/clock was set/, 'and nothing to speak of');
 $waiter->quit;
 $short->quit;
+
+# ---- nobody polls ----
+
+# A job is scheduled, the worker has left: the launcher sleeps until the job is due, or the clock is set.
+$node->safe_psql('postgres', 'ALTER SYSTEM SET pgjobs.idle_exit = 1');
+$node->reload;
+my $later = $node->safe_psql('postgres', q{SELECT pgjobs.purge_queue('q') \g /dev/null
+    SELECT pgjobs.enqueue('q', delay => '1 hour')});
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'pgjobs worker'}), 'the worker leaves');
+my $launcher = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pgjobs launcher'});
+sub times_asleep { return slurp_file("/proc/$launcher/status") =~ /^voluntary_ctxt_switches:\s+(\d+)/m ? $1 : undef }
+my $before;
+ok(wait_until(sub { my $was = $before // -1; $before = times_asleep(); $was == $before }), 'the launcher sleeps');
+sleep 12; # what is looked for is that nothing happens
+is(times_asleep(), $before, 'and sleeps');
+set_clock(3601);
+cmp_ok(becomes_ready($later), '<', 8, 'until the clock is set');
 $node->stop;
 done_testing();
