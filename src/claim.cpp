@@ -104,7 +104,7 @@ static bool take(Claiming *claiming, TimestampTz now) {
 // are looked at. True if other claims may pass it.
 static bool try_to_take(Claiming *claiming) {
     store::Table *jobs = claiming->jobs;
-    TimestampTz now = GetCurrentTimestamp();
+    TimestampTz now = mutant(13) ? GetCurrentTransactionStartTimestamp() : GetCurrentTimestamp();
     if (store::has(jobs, Col::token) || store::get_int16(jobs, Col::waiting) != 0)
         return true;
     if (!is_ready(jobs, now))

@@ -97,6 +97,27 @@ static void check_server(FunctionCallInfo fcinfo) {
                     GetConfigOption("server_version", false, false)));
 }
 
+static constinit pg::Statement select_version{
+    "SELECT extversion::pg_catalog.text FROM pg_catalog.pg_extension"
+    " WHERE extname OPERATOR(pg_catalog.=) 'pgjobs'",
+    {},
+    nullptr};
+
+// Library and objects are exchanged by two steps: a restart, and ALTER EXTENSION.
+static void check_version(FunctionCallInfo fcinfo) {
+    pg::as_owner([&] {
+        bool there = pg::run(&select_version) == 1;
+        const char *objects = there ? TextDatumGetCString(pg::datum_at(0, 1)) : "unknown";
+        bool good = strcmp(objects, PGJOBS_VERSION) == 0;
+        report(fcinfo, "version", good,
+               psprintf(good ? "%s"
+                             : "%s, but the loaded library is " PGJOBS_VERSION
+                               ": restart the server if its package is newer, then run ALTER "
+                               "EXTENSION pgjobs UPDATE",
+                        objects));
+    });
+}
+
 // ---- what is late ----
 
 #define AT_HOME                                                                                    \
@@ -398,6 +419,7 @@ PGJOBS_FUNCTION(health) {
     check_worker(fcinfo, database, now);
     check_execute(fcinfo);
     check_server(fcinfo);
+    check_version(fcinfo);
     check_leases(fcinfo, now);
     check_vacuum(fcinfo);
     check_prepared(fcinfo);

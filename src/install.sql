@@ -22,3 +22,11 @@ LANGUAGE c STABLE CALLED ON NULL INPUT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'pgjobs_version';
 COMMENT ON FUNCTION pgjobs.version() IS
 'The version of the loaded library, such as 0.1.0.';
+
+-- For the first line of the script that updates to that version: what follows there may need the library.
+CREATE FUNCTION pgjobs._require_version(version text)
+RETURNS void
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'pgjobs__require_version';
+COMMENT ON FUNCTION pgjobs._require_version(text) IS
+'Private: raises 55000 if the loaded library has another version than this; 22023 NULL. Scripts that update begin with it.';

@@ -29,6 +29,19 @@ void require_preload() {
 // pgjobs.version() -> text
 PGJOBS_FUNCTION(version) { PG_RETURN_TEXT_P(cstring_to_text(PGJOBS_VERSION)); }
 
+// pgjobs._require_version(version) -> void
+PGJOBS_FUNCTION(_require_version) {
+    if (PG_ARGISNULL(0))
+        pg::bad_argument("version must not be null");
+    const char *wanted = text_to_cstring(PG_GETARG_TEXT_PP(0));
+    if (strcmp(wanted, PGJOBS_VERSION) != 0)
+        ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                errmsg("the server runs version " PGJOBS_VERSION " of pgjobs, not \"%s\"", wanted),
+                errhint("If that version is installed, restart the server, then run ALTER EXTENSION "
+                        "pgjobs UPDATE again."));
+    PG_RETURN_VOID();
+}
+
 } // namespace pgjobs
 
 // Quiet outside of preloading: pg_upgrade and the function validator load every library.

@@ -191,6 +191,21 @@ def good_reaping_undone(history):
     history.end(1, token=12, attempts=[("one", first, "completed"), ("two", second, "completed")])
 
 
+def good_last_claim_undone(history):
+    """The crash takes back a claim, but not the one before, and not its reaping."""
+    history.enqueue(1)
+    first = history.claim(1, 10)
+    history.sleep(2 * LEASE)
+    history.claim(1, 11, attempt=2, process=2)
+    history.crash(redo=0)
+    second = history.claim(1, 12, attempt=2)
+    history.complete(1, 12)
+    third = history.claim(1, 13, stage="two")
+    history.complete(1, 13, "completed", stage="two")
+    history.end(1, token=13, attempts=[("one", first, "expired"), ("one", second, "completed"),
+                                       ("two", third, "completed")])
+
+
 def good_unknown_complete(history):
     """The answer of a complete is lost with the server; it had happened, and is repeated."""
     history.enqueue(1, queue="d")

@@ -5,7 +5,7 @@ or never. A search through all orders; what was looked at is remembered (Wing an
     possible(events, facts)     None if there is an order, else what is wrong
 
 A lease ends at any moment at which that is allowed. Claims and reaping do not wait for the disk: a
-crash may bring back the state before them.
+crash may bring back each of the states since the last one that was on it.
 """
 
 import collections
@@ -17,6 +17,7 @@ ENDINGS = ("complete", "fail", "release", "snooze", "cancel", "retry")  # wait f
 MOST_STATES = 50_000  # of one job
 
 Event = collections.namedtuple("Event", "t0 t1 w1 sure f op what")
+# crash: when one may come, ns, and the states that it may bring back; or None.
 State = collections.namedtuple("State", "phase stage attempt token done crash")
 NEW = State(ABSENT, 0, 0, None, frozenset(), None)
 
@@ -35,13 +36,14 @@ class Facts:
 def moves(state, facts, event):
     """The states that this one may turn into by itself before an event has to happen."""
     if state.crash is not None and state.crash[0] <= event.t1:
-        yield state.crash[1]
+        yield from state.crash[1]
     if state.phase == RUNNING:
         until, session = facts.ends[state.token]
         claim = facts.claims[state.token]
         if until <= event.w1 or session <= event.t1:
             over = state.attempt >= claim.max_attempts
-            yield state._replace(phase=DEAD if over else WAITING, token=None)
+            after = state._replace(phase=DEAD if over else WAITING, token=None)
+            yield with_crash(after, state, state.crash and state.crash[0])
     elif state.phase == WAITING and any(t0 <= event.t1 for t0 in facts.ghosts):
         # Somebody claimed it and never heard of that.
         if state.attempt + 1 < max(facts.most_attempts):
@@ -62,12 +64,11 @@ def all_moves(state, facts, event):
 
 
 def with_crash(after, state, at):
-    """What a claim has made of a state, if a crash at that time may bring that state back."""
+    """What comes after a state, if a crash at that time may bring that state back."""
     if at is None:
         return after._replace(crash=None)
-    if state.crash is None or state.crash[0] != at:
-        return after._replace(crash=(at, state._replace(crash=None)))
-    return after._replace(crash=state.crash)
+    earlier = state.crash[1] if state.crash and state.crash[0] == at else frozenset()
+    return after._replace(crash=(at, earlier | {state._replace(crash=None)}))
 
 
 def back(state, token, attempt):
