@@ -80,7 +80,7 @@ SELECT call, pg_temp.refused(call) FROM unnest(ARRAY[
     'revoke_queue(NULL, ''postgres'', ''{work}'')', 'revoke_queue(''q'', NULL, ''{work}'')', 'revoke_queue(''q'', ''postgres'', NULL)',
     'attach_table(NULL, ''s'', ''[]'')', 'attach_table(''pg_class'', NULL, ''[]'')', 'attach_table(''pg_class'', ''s'', NULL)', 'detach_table(NULL)',
     'claim_row(NULL::pgjobs.queue, NULL)', 'claim_row(NULL::pgjobs.queue, ''s'', NULL)', 'finish_row(NULL, ''1'', ''s'')', 'finish_row(''pg_class'', NULL, ''s'')',
-    'finish_row(''pg_class'', ''1'', NULL)', 'finish_row(''pg_class'', ''1'', ''s'', NULL)', '_reap_rows(NULL)',
+    'finish_row(''pg_class'', ''1'', NULL)', 'finish_row(''pg_class'', ''1'', ''s'', NULL)', '_reap_rows(NULL)', '_require_version(NULL)',
     '_reap(NULL)', '_promote(NULL)', '_expire(NULL)', '_keep_history(NULL)', '_visible_queues(NULL)', '_queue_counters(NULL)', '_figures(NULL)',
     'create_topic(NULL)', 'create_topic(''x'', NULL)', 'alter_topic(NULL)', 'drop_topic(NULL)', 'publish(NULL, ''1'')', 'publish(''t'', NULL)',
     'publish_many(NULL, ''{}'')', 'publish_many(''t'', NULL)', 'read(NULL, 0)', 'read(''t'', NULL)', 'read(''t'', 0, NULL)',

@@ -108,6 +108,32 @@ RESET enable_seqscan;
 CALL pg_temp.drain('with an index');
 DROP INDEX pgjobs.mine;
 
+-- Others on the columns of ours, for some rows only, in another order or of another kind: the oldest
+-- would come first, so ours are made anew.
+CREATE INDEX mine ON pgjobs.job (queue_id, stage, priority, due_at, id) WHERE priority < -5;
+CREATE INDEX mine_too ON pgjobs.job USING brin (queue_id, stage, priority, due_at, id);
+CREATE INDEX mine_all ON pgjobs.job (queue_id, stage, priority DESC, due_at, id) WHERE waiting = 0;
+CREATE INDEX my_keys ON pgjobs.job (queue_id, unique_key) WHERE priority < 0;
+REINDEX INDEX CONCURRENTLY pgjobs.job_due;
+REINDEX INDEX CONCURRENTLY pgjobs.job_unique_key;
+CALL pg_temp.fill();
+CALL pg_temp.drain('with indexes like ours');
+SELECT pgjobs.enqueue('q', unique_key => 'k') AS id \gset
+SELECT pgjobs.enqueue('q', unique_key => 'k', on_conflict => 'keep') = :id AS kept;
+SELECT count(*) FROM pgjobs.claim('q');
+-- In the place of ours they are of no use.
+ALTER INDEX pgjobs.job_due RENAME TO ours;
+DROP INDEX pgjobs.mine, pgjobs.mine_too, pgjobs.mine_all, pgjobs.my_keys;
+CREATE INDEX mine ON pgjobs.job (queue_id, stage, priority, due_at, id) WHERE waiting = 1;
+CALL pg_temp.fill();
+BEGIN;
+UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'pgjobs.ours'::regclass;
+SELECT count(*) FROM pgjobs.claim('q');
+ROLLBACK;
+DROP INDEX pgjobs.mine;
+ALTER INDEX pgjobs.ours RENAME TO job_due;
+CALL pg_temp.drain('with ours again');
+
 ALTER TABLE pgjobs.job ADD CONSTRAINT mine CHECK (priority < 100);
 CALL pg_temp.fill();
 \set VERBOSITY sqlstate

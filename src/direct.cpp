@@ -11,11 +11,15 @@ using store::Past;
 
 // ---- what a table looks like ----
 
+// An index: its columns, and which rows it has: all, those in which `where` is `value`, or those in which
+// it is not NULL.
 struct Shape {
     AttrNumber columns[5];
     int count;
-    bool partial;
+    AttrNumber where = InvalidAttrNumber;
+    int value = 0;
 };
+constexpr int not_null = -1;
 
 constexpr AttrNumber col(Col column) { return static_cast<AttrNumber>(column); }
 constexpr AttrNumber col(Past column) { return static_cast<AttrNumber>(column); }
@@ -25,24 +29,64 @@ constexpr AttrNumber col(Line column) { return static_cast<AttrNumber>(column); 
 constexpr Shape job_shapes[job_indexes] = {
     {{col(Col::queue_id), col(Col::stage), col(Col::priority), col(Col::due_at), col(Col::id)},
      5,
-     true},
-    {{col(Col::id)}, 1, false},
-    {{col(Col::due_at), col(Col::id)}, 2, true},
-    {{col(Col::expires_at)}, 1, true},
-    {{col(Col::queue_id), col(Col::unique_key)}, 2, true},
+     col(Col::waiting),
+     0},
+    {{col(Col::id)}, 1},
+    {{col(Col::due_at), col(Col::id)}, 2, col(Col::waiting), 1},
+    {{col(Col::expires_at)}, 1, col(Col::expires_at), not_null},
+    {{col(Col::queue_id), col(Col::unique_key)}, 2, col(Col::unique_key), not_null},
 };
 constexpr Shape history_shapes[] = {
-    {{col(Past::id)}, 1, false},
-    {{col(Past::queue_id), col(Past::id)}, 2, true},
+    {{col(Past::id)}, 1},
+    {{col(Past::queue_id), col(Past::id)}, 2, col(Past::state), 1},
 };
-constexpr Shape log_shapes[] = {{{col(Line::position)}, 1, false}};
+constexpr Shape log_shapes[] = {{{col(Line::position)}, 1}};
 
-static bool has_shape(Relation index, const Shape &shape) {
+static bool is_column(const void *node, AttrNumber column) {
+    return IsA(node, Var) && static_cast<const Var *>(node)->varattno == column;
+}
+
+// Whether a condition is the one that makes such a shape partial, as the server has read it.
+static bool is_where(const void *node, const Shape &shape) {
+    if (shape.value == not_null) {
+        auto *test = static_cast<const NullTest *>(node);
+        return IsA(node, NullTest) && test->nulltesttype == IS_NOT_NULL &&
+               is_column(test->arg, shape.where);
+    }
+    auto *comparison = static_cast<const OpExpr *>(node);
+    if (!IsA(node, OpExpr) || comparison->opfuncid != F_INT24EQ ||
+        !is_column(linitial(comparison->args), shape.where) ||
+        !IsA(lsecond(comparison->args), Const))
+        return false;
+    return DatumGetInt32(lsecond_node(Const, comparison->args)->constvalue) == shape.value;
+}
+
+static bool has_rows(Relation index, const Shape &shape) {
+    List *conditions = RelationGetIndexPredicate(index);
+    if (shape.where == InvalidAttrNumber || conditions == NIL)
+        return shape.where == InvalidAttrNumber && conditions == NIL;
+    return list_length(conditions) == 1 && is_where(linitial(conditions), shape);
+}
+
+static bool has_columns_of(Relation index, const Shape &shape) {
     Form_pg_index form = index->rd_index;
-    bool partial = !heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, nullptr);
-    return form->indnkeyatts == shape.count && form->indnatts == shape.count &&
-           partial == shape.partial &&
-           memcmp(form->indkey.values, shape.columns, sizeof(AttrNumber) * shape.count) == 0;
+    if (form->indnkeyatts != shape.count || form->indnatts != shape.count)
+        return false;
+    for (int i = 0; i < shape.count; i++) {
+        TypeCacheEntry *type =
+            lookup_type_cache(TupleDescAttr(RelationGetDescr(index), i)->atttypid,
+                              TYPECACHE_BTREE_OPFAMILY);
+        if (form->indkey.values[i] != shape.columns[i] || index->rd_indoption[i] != 0 ||
+            index->rd_opfamily[i] != type->btree_opf)
+            return false;
+    }
+    return true;
+}
+
+// Somebody may have made an index on the same columns for another purpose.
+static bool has_shape(Relation index, const Shape &shape) {
+    return index->rd_rel->relam == BTREE_AM_OID && has_columns_of(index, shape) &&
+           has_rows(index, shape);
 }
 
 // Whether the table has exactly these indexes. An index that REINDEX marked indcheckxmin serves
@@ -197,21 +241,30 @@ void forget(Oid relation) {
         forget_if(&layout, relation);
 }
 
-Relation open_index(Relation relation, const AttrNumber *columns, int count, const char *what) {
-    List *indexes = RelationGetIndexList(relation);
+[[noreturn]] static void raise_missing(Relation table, const char *what) {
+    ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+            errmsg("the index of %s is missing or invalid", what),
+            errhint("Run REINDEX TABLE pgjobs.%s.", RelationGetRelationName(table)));
+    pg_unreachable();
+}
+
+Relation open_index(Relation table, AttrNumber column, const char *what) {
+    List *indexes = RelationGetIndexList(table);
     ListCell *cell;
     foreach (cell, indexes) {
         Relation index = index_open(lfirst_oid(cell), AccessShareLock);
-        Form_pg_index form = index->rd_index;
-        if (form->indisvalid && form->indnkeyatts == count &&
-            memcmp(form->indkey.values, columns, sizeof(AttrNumber) * count) == 0)
+        if (index->rd_index->indisvalid && has_shape(index, {{column}, 1}))
             return index;
         index_close(index, AccessShareLock);
     }
-    ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-            errmsg("the index of %s is missing or invalid", what),
-            errhint("Run REINDEX TABLE pgjobs.job."));
-    pg_unreachable();
+    raise_missing(table, what);
+}
+
+Relation open_job_index(Relation jobs, By by, const char *what) {
+    Oid index = layout_of(jobs, Kind::jobs)->indexes[static_cast<int>(by)];
+    if (!OidIsValid(index))
+        raise_missing(jobs, what);
+    return index_open(index, AccessShareLock);
 }
 
 // ---- index entries ----

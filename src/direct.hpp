@@ -21,7 +21,7 @@ struct Layout {
                     // index or column of a user's
     bool announced; // every change of pgjobs.job reaches our row trigger
     int index_count;
-    Oid indexes[job_indexes]; // of pgjobs.job, by By; of a partition, in any order
+    Oid indexes[job_indexes]; // of pgjobs.job, by By; of a partition, in any order; the valid ones
 };
 
 // The layout of pgjobs.job, or of a partition of pgjobs.history or pgjobs.log. The table is open
@@ -35,8 +35,11 @@ TupleDesc shape_of_jobs(Relation jobs, int columns);
 // Forgets what is known of the relation (InvalidOid: of all).
 void forget(Oid relation);
 
-// The valid index on these columns, opened with ACCESS SHARE; 55000 if it is missing.
-Relation open_index(Relation relation, const AttrNumber *columns, int count, const char *what);
+// The valid index on all rows by this column, opened with ACCESS SHARE; 55000 if it is missing.
+Relation open_index(Relation table, AttrNumber column, const char *what);
+
+// One of pgjobs.job, likewise.
+Relation open_job_index(Relation jobs, By by, const char *what);
 
 // The next entries probably belong on the last leaf of the index: they are tried there first. The
 // server does that by itself, but for large indexes only.

@@ -8,11 +8,7 @@ namespace pgjobs::store {
 // ---- scans ----
 
 static Relation open_due_index(Relation relation) {
-    constexpr AttrNumber columns[] = {
-        static_cast<AttrNumber>(Col::queue_id), static_cast<AttrNumber>(Col::stage),
-        static_cast<AttrNumber>(Col::priority), static_cast<AttrNumber>(Col::due_at),
-        static_cast<AttrNumber>(Col::id)};
-    return direct::open_index(relation, columns, lengthof(columns), "due jobs");
+    return direct::open_job_index(relation, direct::By::due, "due jobs");
 }
 
 // The keys of a scan; `row` belongs to the last one.

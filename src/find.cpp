@@ -246,11 +246,9 @@ static Seen look_for_key(Relation relation, Relation index, int32 queue, const c
 // Not by a query: that would see no newer rows than its snapshot, and in SERIALIZABLE it would lock
 // the pages where every producer inserts.
 int64 holder_of(int32 queue, const char *key) {
-    constexpr AttrNumber columns[] = {static_cast<AttrNumber>(Col::queue_id),
-                                      static_cast<AttrNumber>(Col::unique_key)};
     bool pushed = push_snapshot();
     Relation relation = open_relation(relations()->job, AccessShareLock);
-    Relation index = direct::open_index(relation, columns, lengthof(columns), "unique keys");
+    Relation index = direct::open_job_index(relation, direct::By::unique_key, "unique keys");
     int64 id = 0;
     TransactionId inserter = InvalidTransactionId;
     Seen seen;

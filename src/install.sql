@@ -29,4 +29,4 @@ RETURNS void
 LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'pgjobs__require_version';
 COMMENT ON FUNCTION pgjobs._require_version(text) IS
-'Private: raises 55000 if the loaded library has another version than this; 22023 NULL. Scripts that update begin with it.';
+'Private: raises 55000 if the loaded library has another version than this, 42501 to others than administrators, 22004 for NULL. Scripts that update begin with it.';

@@ -31,9 +31,8 @@ PGJOBS_FUNCTION(version) { PG_RETURN_TEXT_P(cstring_to_text(PGJOBS_VERSION)); }
 
 // pgjobs._require_version(version) -> void
 PGJOBS_FUNCTION(_require_version) {
-    if (PG_ARGISNULL(0))
-        pg::bad_argument("version must not be null");
-    const char *wanted = text_to_cstring(PG_GETARG_TEXT_PP(0));
+    require_administrator("update pgjobs");
+    const char *wanted = pg::required_string(fcinfo, 0, "version");
     if (strcmp(wanted, PGJOBS_VERSION) != 0)
         ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                 errmsg("the server runs version " PGJOBS_VERSION " of pgjobs, not \"%s\"", wanted),

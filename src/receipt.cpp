@@ -69,8 +69,7 @@ static void write_row(Relation table, Relation index, int32 queue, const Done *d
 }
 
 static Relation open_index(Relation table) {
-    constexpr AttrNumber column[] = {static_cast<AttrNumber>(Col::last_id)};
-    return direct::open_index(table, column, 1, "receipts");
+    return direct::open_index(table, static_cast<AttrNumber>(Col::last_id), "receipts");
 }
 
 // While the table is locked, its indexes stay.

@@ -29,8 +29,7 @@ bool begin(Scan *s, int32 segment, Snapshot snapshot) {
     s->leaf = OidIsValid(oid) ? try_table_open(oid, AccessShareLock) : nullptr;
     if (s->leaf == nullptr)
         return false;
-    constexpr AttrNumber columns[] = {static_cast<AttrNumber>(Line::position)};
-    s->index = direct::open_index(s->leaf, columns, 1, "messages");
+    s->index = direct::open_index(s->leaf, static_cast<AttrNumber>(Line::position), "messages");
     s->slot = table_slot_create(s->leaf, nullptr);
     s->scan = pg::begin_index_scan(s->leaf, s->index, snapshot, 2);
     return true;

@@ -315,6 +315,7 @@ INSERT INTO tap.calls (call, admin) VALUES
 ($$SELECT pgjobs._visible_topics(), pgjobs._topic_figures(1), pgjobs._lag(1, 0)$$, true),
 ($$SELECT pgjobs._check_frontier()$$, true),
 ($$SELECT pgjobs._recount()$$, true),
+($$SELECT pgjobs._require_version(pgjobs.version())$$, true),
 ($$SELECT pgjobs._reset_hints()$$, true),
 ($$SELECT v.*, s.* FROM pgjobs.queues v, pgjobs.stages s$$, true),
 ($$SELECT pgjobs._visible_queues('monitor'), pgjobs._queue_counters(1), pgjobs._figures(1), pgjobs._lease_end(1, pg_catalog.now())$$, true),

@@ -125,6 +125,7 @@ INSERT INTO verbs VALUES
 ('_keep_history', NULL, NULL, 'sql', $$SELECT pgjobs._keep_history(now()) = 0$$),
 ('_rotate_receipts', NULL, NULL, 'sql', $$SELECT pgjobs._rotate_receipts(now()) IS NOT NULL$$),
 ('_check_frontier', NULL, NULL, 'sql', $$SELECT pgjobs._check_frontier() = 0$$),
+('_require_version', NULL, NULL, 'sql', $$SELECT pgjobs._require_version(pgjobs.version()) IS NOT NULL$$),
 ('_recount', NULL, NULL, 'sql', $$SELECT pgjobs._recount() = 0$$),
 ('_reset_hints', NULL, NULL, 'sql', $$SELECT pgjobs._reset_hints() IS NOT NULL$$);
 -- The tables: nobody but administrators.

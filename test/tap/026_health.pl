@@ -32,11 +32,12 @@ sql(q{
     SELECT pgjobs.enqueue_many('q', '{1,2,3}'), pgjobs.enqueue('q', delay => '1 day')});
 sql(q{SELECT count(*) FROM pgjobs.claim('q')});
 is_wrong('', 'with jobs');
-is(sql(q{SELECT count(*), count(DISTINCT name), bool_and(detail <> '') FROM pgjobs.health()}), '18|18|t', 'each thing once, with a word about it');
+is(sql(q{SELECT count(*), count(DISTINCT name), bool_and(detail <> '') FROM pgjobs.health()}), '19|19|t', 'each thing once, with a word about it');
 like(detail('worker'), qr/^running, pid \d+$/, 'worker');
 like(detail('figures'), qr/^known of all 3 stages/, 'figures');
 like(detail('lease list'), qr/^1 running/, 'leases');
 like(detail('server'), qr/^version \d/, 'server');
+is(detail('version'), sql('SELECT pgjobs.version()'), 'version');
 
 # ---- what is wrong ----
 
