@@ -258,12 +258,6 @@ static void check_server_version() {
                 errhint("Update to the newest minor release of your version."));
 }
 
-static void reload() {
-    ConfigReloadPending = false;
-    ProcessConfigFile(PGC_SIGHUP);
-    pg_atomic_fetch_or_u32(&shared->rescan, rescan_new); // pgjobs.databases may have changed
-}
-
 } // namespace pgjobs::process
 
 extern "C" PGDLLEXPORT void pgjobs_launcher_main(Datum);
@@ -287,8 +281,8 @@ void pgjobs_launcher_main(Datum) {
     for (;;) {
         ResetLatch(MyLatch);
         CHECK_FOR_INTERRUPTS();
-        if (ConfigReloadPending)
-            process::reload();
+        if (settings::reload_if_told()) // pgjobs.databases may have changed
+            pg_atomic_fetch_or_u32(&shared->rescan, rescan_new);
         MemoryContextSwitchTo(context);
         TimestampTz next = process::turn();
         MemoryContextReset(context);

@@ -46,4 +46,12 @@ void define() {
     MarkGUCPrefixReserved("pgjobs");
 }
 
+bool reload_if_told() {
+    if (!ConfigReloadPending)
+        return false;
+    ConfigReloadPending = false;
+    ProcessConfigFile(PGC_SIGHUP);
+    return true;
+}
+
 } // namespace pgjobs::settings

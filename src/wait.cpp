@@ -215,7 +215,7 @@ static bool sleep_until_called(const Database *database, uint32 epoch, int64 dea
         int64 check;
         CHECK_FOR_INTERRUPTS();
         check_extension(database, epoch);
-        if (take_call(&check))
+        if (settings::reload_if_told() || take_call(&check)) // pgjobs.execute may have changed
             return true;
         int64 now = core::monotonic();
         if (now >= deadline)

@@ -182,10 +182,7 @@ static void sleep_until_due(const Worker *worker, bool pins_left) {
     clock::sleep(time_to_sleep(worker, pins_left));
     ResetLatch(MyLatch);
     check_for_end();
-    if (ConfigReloadPending) {
-        ConfigReloadPending = false;
-        ProcessConfigFile(PGC_SIGHUP);
-    }
+    settings::reload_if_told();
 }
 
 // Somebody has frozen this database: nothing is written until that ends.

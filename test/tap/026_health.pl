@@ -79,9 +79,33 @@ is_wrong('lease list', 'more running jobs than places');
 sql(q{SELECT pgjobs.drop_queue('many', true)});
 is_wrong('', 'and when they are gone');
 
+# Nothing is handed out; what is there already is finished, and the duties go on (E12).
+sql(q{
+    SELECT pgjobs.create_queue('clone'), pgjobs.create_topic('t'), pgjobs.subscribe('s', 't'), pgjobs.publish('t', '1');
+    CREATE TABLE runs (id int PRIMARY KEY, state text NOT NULL DEFAULT 'open');
+    SELECT pgjobs.attach_table('runs', 'state', '[{"stage": "s", "waiting": "open", "working": "busy", "done": "closed"}]');
+    INSERT INTO runs VALUES (1);
+    SELECT pgjobs.enqueue('clone', '1'), pgjobs.enqueue('clone', '2'), pgjobs.enqueue('clone', '3')});
+my ($id, $token) = split /\|/, sql(q{SELECT id, token FROM pgjobs.claim('clone')});
+my $short = sql(q{SELECT id FROM pgjobs.claim('clone', lease => '1 second')});
 $node->append_conf('postgresql.conf', "pgjobs.execute = off");
 $node->reload;
 is_wrong('execute', 'no job is handed out');
+is(sql("SELECT count(*) FROM $_"), 0, $_) for q{pgjobs.claim('clone')}, q{pgjobs.complete_and_claim('clone', '{}', '{}')}, q{pgjobs.claim_row(NULL::runs, 's')}, q{pgjobs.receive('s')};
+is(sql("CALL pgjobs.$_"), 'f', $_) for q{wait('clone', '10 ms')}, q{wait_row('runs', 's', '10 ms')}, q{wait_message('s', '10 ms')};
+like(sql("SELECT pgjobs.why($id + 2)"), qr/pgjobs\.execute is off/, 'why() says so');
+is(sql("SELECT pgjobs.complete($id, $token)"), 'completed', 'what is there is finished');
+ok($node->poll_query_until('postgres', "SELECT state = 'ready' FROM pgjobs.job($short)"), 'and leases end');
+my $waiter = session($node);
+start_sql($waiter, q{CALL pgjobs.wait('clone', '20 seconds')});
+wait_until_waiting($node, 'postgres', 1);
+$node->append_conf('postgresql.conf', "pgjobs.execute = on");
+$node->reload;
+ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pgjobs.claim('clone')}), 'until it is on');
+sql(q{SELECT pgjobs.enqueue('clone')});
+is(result_of($waiter), 't', 'which who waits hears');
+sql(q{SELECT pgjobs.drop_queue('clone', true), pgjobs.drop_topic('t'); DROP TABLE runs});
+is_wrong('', 'and all is well');
 $node->append_conf('postgresql.conf', "pgjobs.execute = on\npgjobs.databases = 'nowhere'");
 $node->reload;
 is_wrong('worker', 'no worker for this database');
