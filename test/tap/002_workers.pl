@@ -101,13 +101,14 @@ is($node->safe_psql('postgres', q{
 # ---- sessions that hold ----
 
 sub held_by_session {
-    my ($what, $end) = @_;
+    my ($what, $end, $begun) = @_;
     my @late;
     for (1 .. 4) {
         my $holder = session($node);
         my $waiter = session($node);
         $node->safe_psql('postgres', q{SELECT pgjobs.enqueue('hold')});
         $holder->query_safe(q{SELECT count(*) FROM pgjobs.claim('hold', hold => true)});
+        $holder->query_safe($begun) if $begun;
         start_sql($waiter, q{CALL pgjobs.wait('hold', '20 seconds'); SELECT 'at ' || extract(epoch FROM clock_timestamp())});
         wait_until_waiting($node, 'postgres', 1);
         my $begin = time;
@@ -127,6 +128,15 @@ held_by_session('pg_terminate_backend', sub {
     $node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ~ 'hold => true' AND pid <> pg_backend_pid()});
 });
 held_by_session('DISCARD ALL', sub { $_[0]->query('DISCARD ALL') });
+# It has locked the row that it holds: who takes it back must wait for the rollback.
+for my $verb ('complete(id, token)', 'progress(id, token, 0.5)') {
+    my $begun = qq{BEGIN; SELECT count(pgjobs.$verb) FROM pgjobs.job WHERE token IS NOT NULL AND queue_id = (SELECT id FROM pgjobs.queue WHERE name = 'hold')};
+    held_by_session("the client leaves within a transaction, after $verb", sub { $_[0]->quit }, $begun);
+    held_by_session("the client is killed within a transaction, after $verb", sub { $_[0]->{run}->signal('KILL') }, $begun);
+    held_by_session("pg_terminate_backend within a transaction, after $verb", sub {
+        $node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ~ 'pgjobs.(complete|progress)' AND state = 'idle in transaction' AND pid <> pg_backend_pid()});
+    }, $begun);
+}
 
 # The session goes on after DISCARD ALL, and may hold again.
 my $again = session($node);
