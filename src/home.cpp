@@ -7,6 +7,7 @@
 #include "life.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
+#include "sequences.hpp"
 #include "shared.hpp"
 #include "topic.hpp"
 
@@ -53,6 +54,8 @@ PGJOBS_FUNCTION(resume) {
         attached::adopt(home);
         if (adopted)
             acl::find_roles_again();
+        CommandCounterIncrement(); // what follows is done for queues and topics that are at home
+        sequences::catch_up();
         TimestampTz now = GetCurrentTimestamp();
         TimestampTz next = never;
         history::keep(now, &next);

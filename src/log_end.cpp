@@ -227,6 +227,7 @@ Range take_positions(const Topic *topic, int count) {
         unlock(place);
         if (taken)
             return range;
+        CHECK_FOR_INTERRUPTS();
         int64 first = next_block(topic);
         place = lock_or_make_place(topic);
         core::add_block(&place->positions, first, block);

@@ -186,8 +186,21 @@ ok($node->poll_query_until('source', q{SELECT count(*) = 12 FROM pgjobs.jobs WHE
 $node->wait_for_catchup('jobs', 'replay', $node->safe_psql('source', 'SELECT pg_current_wal_lsn()'));
 my $rows = q{SELECT md5(string_agg(j::text, ',' ORDER BY id)) FROM pgjobs.job j};
 is($copy->safe_psql('postgres', $rows), $node->safe_psql('source', $rows), 'and the copy is a copy');
-$copy->safe_psql('postgres', 'DROP SUBSCRIPTION jobs');
+# What comes after resume() is announced as if it had been enqueued here.
 is($copy->safe_psql('postgres', q{SELECT pgjobs.resume(); SELECT count(*) FROM pgjobs.claim('q', 100)}), "\n12", 'until resume()');
+my $waiter = session($copy);
+start_sql($waiter, q{CALL pgjobs.wait('q', '20 seconds')});
+wait_until_waiting($copy, 'postgres', 1);
+$node->safe_psql('source', q{SELECT pgjobs.enqueue('q', '"after"'), pgjobs.enqueue('q', '"first"', priority => -1, delay => '10 ms')});
+my $arrived = timed(sub { is(result_of($waiter), 't', 'a job that is replicated wakes who waits') });
+cmp_ok($arrived, '<', 5, 'soon');
+ok($node->poll_query_until('source', q{SELECT count(*) = 14 FROM pgjobs.jobs WHERE state = 'ready'}), 'one becomes ready at home');
+$node->wait_for_catchup('jobs', 'replay', $node->safe_psql('source', 'SELECT pg_current_wal_lsn()'));
+is($copy->safe_psql('postgres', q{SELECT string_agg(payload::text, ' ') FROM pgjobs.claim('q', 10)}), '"first" "after"', 'they are claimed in order');
+is($copy->safe_psql('postgres', 'SELECT pgjobs._check_frontier()'), 0, 'nothing is hidden');
+$copy->safe_psql('postgres', 'DROP SUBSCRIPTION jobs');
+my $last = $copy->safe_psql('postgres', 'SELECT pgjobs.resume(); SELECT max(id) FROM pgjobs.job') =~ s/^\n//r;
+is($copy->safe_psql('postgres', q{SELECT pgjobs.enqueue('q')}), $last + 1, 'new jobs have new ids');
 $copy->stop;
 $node->stop;
 
