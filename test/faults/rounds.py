@@ -51,6 +51,7 @@ class Rounds:
             text = output.read()
         counted = re.findall(r"^(\d+) passed, (\d+) failed$", text, re.MULTILINE)
         passed, failed = map(int, counted[-1]) if counted else (0, 1)
+        report = self.report_of(directory)
         if code != 0:
             failed = max(failed, 1)
             print("\n".join(text.splitlines()[-60:]))
@@ -58,7 +59,7 @@ class Rounds:
         seconds = round(time.monotonic() - began)
         print(f"{name}: {passed} passed, {failed} failed, {seconds} s", flush=True)
         self.phases.append({"command": said, "passed": passed, "failed": failed,
-                            "seconds": seconds, "report": self.report_of(directory)})
+                            "seconds": seconds, "report": report})
 
     @staticmethod
     def report_of(directory):
