@@ -17,9 +17,10 @@ from server import ROOT
 
 class Rounds:
     """A subclass says what a round is: in `short` and `long` the lanes that run at the same time, each of
-    them programs, with arguments, of the directory `here`; in `once` those of the first round only. What
-    comes of them is in build/, in a directory of the same name."""
-    short = long = once = ()
+    them programs, with arguments, of the directory `here`; in `alone_short` and `alone_long` what runs by
+    itself after them; in `once` those of the first round only. What comes of them is in build/, in a
+    directory of the same name."""
+    short = long = alone_short = alone_long = once = ()
 
     def __init__(self, here, options):
         self.here = here
@@ -85,11 +86,18 @@ class Rounds:
 
     def round(self, first):
         lanes = self.long if self.options.minutes else self.short
-        if not first:
-            lanes = [[words for words in lane if words.split()[0] not in self.once] for lane in lanes]
-        seeds = [[self.random.getrandbits(62) for _ in lane] for lane in lanes]
+        alone = self.alone_long if self.options.minutes else self.alone_short
+        lanes, alone = [self.wanted(lane, first) for lane in lanes], self.wanted(alone, first)
+        seeds = [self.seeds(lane) for lane in lanes]
         with concurrent.futures.ThreadPoolExecutor(len(lanes)) as pool:
             list(pool.map(self.lane, lanes, seeds))
+        self.lane(alone, self.seeds(alone))
+
+    def wanted(self, phases, first):
+        return [words for words in phases if first or words.split()[0] not in self.once]
+
+    def seeds(self, phases):
+        return [self.random.getrandbits(62) for _ in phases]
 
     def over(self):
         return time.monotonic() - self.began > 60 * self.options.minutes
