@@ -79,6 +79,22 @@ void prepare_partitions(int64 retention, TimestampTz now) {
 
 // ---- moving ----
 
+// Made if it is missing. Whoever waited for the lock may have waited for a drop: after a clock that
+// was wrong for a while, a leaf that is needed may have been taken for an old one.
+static Oid lock_leaf(TimestampTz start) {
+    Oid leaf = leaf_oid(start);
+    for (;;) {
+        if (OidIsValid(leaf))
+            LockRelationOid(leaf, RowExclusiveLock);
+        else
+            pg::as_owner([&] { make_partition(start); });
+        Oid found = leaf_oid(start);
+        if (found == leaf && OidIsValid(leaf))
+            return leaf;
+        leaf = found;
+    }
+}
+
 // The leaf stays open from job to job: it lives as long as the table of jobs does.
 static void open_leaf(Archive *archive, store::Table *jobs, TimestampTz keep_until) {
     TimestampTz start = day_of(keep_until);
@@ -87,10 +103,9 @@ static void open_leaf(Archive *archive, store::Table *jobs, TimestampTz keep_unt
     if (archive->leaf != nullptr)
         store::close(archive->leaf);
     archive->leaf = nullptr;
-    if (!OidIsValid(leaf_oid(start)))
-        pg::as_owner([&] { make_partition(start); });
-    archive->leaf = pg::in_context(
-        jobs->context, [&] { return store::open(leaf_oid(start), store::Kind::history); });
+    Oid leaf = lock_leaf(start);
+    archive->leaf = pg::in_context(jobs->context,
+                                   [&] { return store::open(leaf, store::Kind::history); });
     archive->leaf_start = start;
 }
 
