@@ -42,6 +42,7 @@ static Oid leaf_oid(TimestampTz start) {
 // ATTACH takes SHARE UPDATE EXCLUSIVE on the parent: neither readers nor writers wait. Taken first,
 // it also keeps two makers of one partition apart. Inside as_owner.
 static void make_partition(TimestampTz start) {
+    PGJOBS_POINT("partition-wanted");
     LockRelationOid(relations()->history, ShareUpdateExclusiveLock);
     if (OidIsValid(leaf_oid(start)))
         return;
@@ -243,7 +244,9 @@ static bool drop_partition(const char *name) {
         UnlockRelationOid(relations()->history, AccessExclusiveLock);
         return false;
     }
+    PGJOBS_POINT("partition-locked");
     pg::run_utility(psprintf("DROP TABLE pgjobs.%s", quote_identifier(name)));
+    PGJOBS_POINT("partition-dropped");
     return true;
 }
 
