@@ -54,11 +54,10 @@ static constinit pg::Statement insert_unique{
      INT2OID, JSONBOID, JSONBOID, TEXTOID},
     nullptr};
 
-// 0 if another open job has the key. Waits for a transaction that is adding one with it: from
+// False if another open job has the key. Waits for a transaction that is adding one with it: from
 // REPEATABLE READ on that ends in 40001 if the other commits, so ask store::holder_of first.
-static int64 insert_if_free(const NewJob &job, TimestampTz now) {
-    return pg::as_owner([&]() -> int64 {
-        int64 id = store::next_id(relations()->job_id_seq);
+static bool insert_if_free(const NewJob &job, int64 id, TimestampTz now) {
+    return pg::as_owner([&]() -> bool {
         bool later = job.due_at > now;
         pg::Value headers = job.headers != 0 ? pg::value(job.headers) : pg::Value{};
         pg::Value expires = job.expires_at != never ? pg::value(job.expires_at) : pg::Value{};
@@ -74,7 +73,7 @@ static int64 insert_if_free(const NewJob &job, TimestampTz now) {
                                  pg::value(job.payload),
                                  headers,
                                  pg::value(job.unique_key)};
-        return pg::run(&insert_unique, row) == 1 ? id : 0;
+        return pg::run(&insert_unique, row) == 1;
     });
 }
 
@@ -118,8 +117,9 @@ static bool replace_holder(int64 holder, const NewJob &job, TimestampTz now) {
     });
 }
 
-// Each turn makes progress or finds that somebody else did.
-static int64 add_unique(const NewJob &job, OnConflict on_conflict, TimestampTz now) {
+// `id` is for a new job; 0: one is taken if it is needed. Each turn makes progress or finds that
+// somebody else did.
+static int64 add_unique(const NewJob &job, OnConflict on_conflict, int64 id, TimestampTz now) {
     for (;;) {
         int64 holder = store::holder_of(job.queue->id, job.unique_key);
         if (holder != 0 && on_conflict == OnConflict::error)
@@ -128,28 +128,42 @@ static int64 add_unique(const NewJob &job, OnConflict on_conflict, TimestampTz n
             return holder;
         if (holder != 0 && replace_holder(holder, job, now))
             return holder;
-        int64 id = insert_if_free(job, now);
-        if (id != 0)
+        if (id == 0)
+            id = store::next_job_id();
+        if (insert_if_free(job, id, now))
             return id;
         CHECK_FOR_INTERRUPTS();
     }
 }
 
-// Adds the jobs in order; plain ones share one opening of the table.
+static int by_key(const void *one, const void *other) {
+    const NewJob *left = *static_cast<const NewJob *const *>(one);
+    const NewJob *right = *static_cast<const NewJob *const *>(other);
+    int order = strcmp(left->unique_key, right->unique_key);
+    return order != 0 ? order : (left > right) - (left < right);
+}
+
+// Ids are in the caller's order, and so are claims. Keys are added in an order of their own: each may
+// wait for a transaction that has it, and two that go by the same order do not wait for each other.
 static void add_all(const NewJob *list, int count, const OnConflict *on_conflict, TimestampTz now,
                     int64 *ids) {
-    for (int i = 0; i < count;) {
-        if (list[i].unique_key != nullptr) {
-            ids[i] = add_unique(list[i], on_conflict[i], now);
-            i++;
-            continue;
+    auto **unique = static_cast<const NewJob **>(
+        palloc_extended(sizeof(NewJob *) * Max(count, 1), MCXT_ALLOC_HUGE));
+    int unique_count = 0;
+    store::with_jobs([&](store::Table *jobs) {
+        for (int i = 0; i < count; i++) {
+            if (list[i].unique_key == nullptr) {
+                ids[i] = life::add(jobs, list[i], now);
+            } else {
+                ids[i] = store::next_job_id(); // stays unused if the key is taken
+                unique[unique_count++] = &list[i];
+            }
         }
-        i = store::with_jobs([&](store::Table *jobs) {
-            int j = i;
-            for (; j < count && list[j].unique_key == nullptr; j++)
-                ids[j] = life::add(jobs, list[j], now);
-            return j;
-        });
+    });
+    qsort(unique, unique_count, sizeof(*unique), by_key);
+    for (int i = 0; i < unique_count; i++) {
+        auto at = unique[i] - list;
+        ids[at] = add_unique(list[at], on_conflict[at], ids[at], now);
     }
 }
 
@@ -203,8 +217,10 @@ PGJOBS_FUNCTION(enqueue) {
     job.stage = first_stage(job.queue, stage);
     if (job.max_attempts == 0)
         job.max_attempts = job.queue->max_attempts;
-    int64 id;
-    add_all(&job, 1, &on_conflict, now, &id);
+    int64 id = job.unique_key != nullptr ? add_unique(job, on_conflict, 0, now)
+                                         : store::with_jobs([&](store::Table *jobs) {
+                                               return life::add(jobs, job, now);
+                                           });
     PG_RETURN_INT64(id);
 }
 

@@ -3,6 +3,7 @@
 #include "acl.hpp"
 #include "changes.hpp"
 #include "home.hpp"
+#include "inject.hpp"
 #include "log.hpp"
 #include "log_end.hpp"
 #include "payload.hpp"
@@ -127,6 +128,7 @@ static void make_segment(int32 topic, int64 retention, int64 floor, TimestampTz 
     int32 id = free_id("segment_id_seq", segment::table_of);
     Oid leaf = make_table(id);
     pg::run(&close_segment, pg::value(topic), pg::value(now));
+    PGJOBS_POINT("segment-made");
     pg::run(&insert_segment, pg::value(id), pg::value(topic), pg::value(floor), pg::value(now));
     changes::segment_made(topic, id, leaf, log_end::span_of(retention));
 }
@@ -299,7 +301,9 @@ static bool drop_segment(const Topic *topic, int32 segment) {
             return false;
         }
         pg::run(&raise_pruned, pg::value(topic->id), pg::value(last));
+        PGJOBS_POINT("segment-locked");
         drop_relation("TABLE", name);
+        PGJOBS_POINT("segment-dropped");
     }
     pg::run(&delete_segment, pg::value(segment));
     return true;

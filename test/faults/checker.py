@@ -747,14 +747,17 @@ class Checker:
     def check_orders(self):
         """A job's own history; what it was asked for under a unique key is somebody else's too."""
         added = collections.defaultdict(list)
-        by_key = {}
+        by_key = collections.defaultdict(list)  # a unique key with its queue, too: jobs are replaced
         for op in self.enqueues:
             many = op.f == "enqueue_many"
             if op.type == "ok":
                 for job in op.res if many else [op.res]:
                     added[job].append(op)
             elif op.type == "info":
-                by_key.update(dict.fromkeys(op.args["keys"] if many else [op.args["key"]], op))
+                unique = op.args.get("unique_key")
+                for key in [(op.args["queue"], unique)] if unique else \
+                        op.args["keys"] if many else [op.args["key"]]:
+                    by_key[key].append(op)
         ghosts = collections.defaultdict(list)
         for op in self.ops:
             if op.f == "claim" and op.type == "info" and op.res is None:
@@ -763,7 +766,8 @@ class Checker:
             row = rows[0]
             if len(rows) > 1 or row["open"]:
                 continue  # that is wrong enough
-            enqueues = added[job] + [op for op in [by_key.get(row["key"])] if op]
+            enqueues = added[job] + by_key.get(row["key"], []) + \
+                by_key.get((row["queue"], row["unique_key"]), [])
             wrong = linear.possible(list(self.events(job, row, enqueues)),
                                     self.facts(job, row, ghosts[row["queue"]]))
             self.counts["operations in order"] += not wrong

@@ -269,6 +269,16 @@ def good_replaced(history):
     history.end(1, "cancelled", stage="one", attempt=2, key="k1c", unique_key="u")
 
 
+def good_replaced_whose_answer_was_lost(history):
+    unique = {"unique_key": "u"}
+    history.enqueue(1, outcome="info", args=unique)
+    history.claim(1, 10)
+    history.call("release", 1, 10)
+    history.enqueue(1, key="k1b", args={"on_conflict": "replace", **unique})
+    history.manage("cancel", 1)
+    history.end(1, "cancelled", stage="one", attempt=0, key="k1b", unique_key="u")
+
+
 def good_rolled_back_claim(history):
     """A claim rolled back with its transaction counts no attempt, and leaves no lease."""
     history.enqueue(1)

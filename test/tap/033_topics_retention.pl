@@ -1,5 +1,5 @@
-# Segments are dropped while everybody publishes and reads. Who has the log in his hands, a pg_dump or a
-# reader's transaction, keeps it, and holds up nobody. A long snapshot makes no call slower.
+# Segments are dropped while everybody publishes, reads and works off jobs. Who has the tables in his hands, a
+# pg_dump or a reader's transaction, keeps them, and holds up nobody. A long snapshot makes no call slower.
 use strict;
 use warnings;
 use FindBin;
@@ -15,6 +15,7 @@ sub run { return $node->safe_psql('postgres', $_[0]) }
 run(q{
     SELECT pgjobs.create_topic('t', retention => '1 second');
     SELECT pgjobs.create_queue('fed', retention => '1 minute'), pgjobs.subscribe_queue('fed', 't');
+    SELECT pgjobs.create_queue('work'), pgjobs.create_queue('nothing kept', retention => '0');
     CREATE TABLE large AS SELECT repeat(md5(n::text), 30) FROM generate_series(1, 20000) n;
     CREATE TABLE flags (done boolean); INSERT INTO flags VALUES (false);
     CREATE TABLE calls (what text, at timestamptz, ms double precision);
@@ -45,8 +46,23 @@ run(q{
             PERFORM pg_sleep(0.001);
         END LOOP;
     END $$;
+    CREATE PROCEDURE work() LANGUAGE plpgsql AS $$
+    DECLARE
+        began timestamptz;
+    BEGIN
+        WHILE NOT (SELECT done FROM flags) LOOP
+            began := clock_timestamp();
+            PERFORM pgjobs.enqueue(queue) FROM unnest(ARRAY['work', 'nothing kept']) queue;
+            COMMIT;
+            PERFORM pgjobs.complete(id, token) FROM unnest(ARRAY['work', 'nothing kept']) queue, pgjobs.claim(queue);
+            COMMIT;
+            INSERT INTO calls VALUES ('work', began, 1000 * extract(epoch FROM clock_timestamp() - began));
+            COMMIT;
+            PERFORM pg_sleep(0.001);
+        END LOOP;
+    END $$;
 });
-my @scripts = map { [ start_script($node, 'postgres', "CALL $_()") ] } qw(publish read);
+my @scripts = map { [ start_script($node, 'postgres', "CALL $_()") ] } qw(publish read work);
 my $oldest = q{SELECT min(id) FROM pgjobs.segment};
 my $newest = q{SELECT max(id) FROM pgjobs.segment};
 my $now = sub { run('SELECT clock_timestamp()') };
@@ -68,7 +84,7 @@ sub holds {
     ok($node->poll_query_until('postgres', "SELECT max(id) > $from + 5 FROM pgjobs.segment"), "$name: segments come");
     cmp_ok(run($oldest), '<=', $kept + 1, "$name: what he has stays"); # one may have gone before
     my $until = $now->();
-    for my $what ('publish', 'read') {
+    for my $what ('publish', 'read', 'work') {
         my ($count, $most) = split /\|/, run("SELECT count(*), max(ms)::numeric(10, 1) FROM calls WHERE what = '$what' AND at BETWEEN '$since' AND '$until'");
         note("$name: $count calls of $what, the longest $most ms");
         cmp_ok($count, '>', 50, "$name: $what goes on");
@@ -106,6 +122,18 @@ holds('pg_dump',
 # A transaction that has read the log by plain SQL.
 my $session = session($node);
 holds('a report', sub { $session->query_safe('BEGIN; SELECT count(*) FROM pgjobs.log') }, sub { $session->query_safe('COMMIT') });
+
+# One that has read every table. Neither the history's partitions nor the receipts come and go then.
+my $all = run(q{SELECT string_agg(format('TABLE pgjobs.%I LIMIT 1', relname), '; ') FROM pg_class WHERE relnamespace = 'pgjobs'::regnamespace AND relkind IN ('r', 'p')});
+holds('every table',
+    sub {
+        $session->query_safe("BEGIN; $all");
+        is(run(q{SELECT pgjobs._keep_history(now() + '40 days'), pgjobs._rotate_receipts(now() + '1 hour')}), '0|f', 'every table: nothing goes');
+    },
+    sub {
+        $session->query_safe('COMMIT');
+        is(run(q{SELECT pgjobs._keep_history(now() + '40 days') > 0, pgjobs._rotate_receipts(now() + '1 hour')}), 't|t', 'every table: afterwards all goes');
+    });
 
 # One that has read it by read(), or keeps a cursor, has nothing in his hands.
 $session->query_safe(q{BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT * FROM pgjobs.read('t', 0); FETCH 1 FROM c});
