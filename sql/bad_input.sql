@@ -154,7 +154,7 @@ SELECT call, pg_temp.refused(call) FROM unnest(ARRAY[
     'enqueue_batch(''q'', ''[{"run_at": "infinity"}]'')', 'enqueue_batch(''q'', ''[{"run_at": "2200-01-01", "delay": "1 hour"}]'')',
     'reschedule($ready, ''infinity'')', 'reschedule($ready, ''-infinity'')',
     '_reap(''infinity'')', '_reap(''-infinity'')', '_promote(''infinity'')', '_expire(''infinity'')', '_keep_history(''infinity'')',
-    '_keep_history(''-infinity'')']) call;
+    '_keep_history(''-infinity'')', '_keep_history(''0001-01-01 00:00+00 BC'')', '_keep_history(''9801-01-01'')']) call;
 
 -- Numbers beyond their limits.
 SELECT call, pg_temp.refused(call) FROM unnest(ARRAY[

@@ -100,11 +100,15 @@ static bool take(Claiming *claiming, TimestampTz now) {
     return taken;
 }
 
+static TimestampTz current_time() {
+    return mutant(13) ? GetCurrentTransactionStartTimestamp() : GetCurrentTimestamp();
+}
+
 // Takes the visited job if it can. What the scan shows may be older than what the lock finds: both
 // are looked at. True if other claims may pass it.
 static bool try_to_take(Claiming *claiming) {
     store::Table *jobs = claiming->jobs;
-    TimestampTz now = mutant(13) ? GetCurrentTransactionStartTimestamp() : GetCurrentTimestamp();
+    TimestampTz now = current_time();
     if (store::has(jobs, Col::token) || store::get_int16(jobs, Col::waiting) != 0)
         return true;
     if (!is_ready(jobs, now))
@@ -117,6 +121,7 @@ static bool try_to_take(Claiming *claiming) {
     if (grip != store::Grip::locked)
         return grip == store::Grip::passed;
     PGJOBS_POINT("claim-locked");
+    now = current_time(); // others may have had it since: this lease begins behind theirs
     const changes::Facts &job = store::facts(jobs);
     if (is_ready(jobs, now) && is_of(*claiming, job))
         take(claiming, now);

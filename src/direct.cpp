@@ -11,8 +11,8 @@ using store::Past;
 
 // ---- what a table looks like ----
 
-// An index: its columns, and which rows it has: all, those in which `where` is `value`, or those in which
-// it is not NULL.
+// An index: its columns, and which rows it has: all, those in which `where` is `value`, or those in
+// which it is not NULL.
 struct Shape {
     AttrNumber columns[5];
     int count;
@@ -73,9 +73,8 @@ static bool has_columns_of(Relation index, const Shape &shape) {
     if (form->indnkeyatts != shape.count || form->indnatts != shape.count)
         return false;
     for (int i = 0; i < shape.count; i++) {
-        TypeCacheEntry *type =
-            lookup_type_cache(TupleDescAttr(RelationGetDescr(index), i)->atttypid,
-                              TYPECACHE_BTREE_OPFAMILY);
+        TypeCacheEntry *type = lookup_type_cache(
+            TupleDescAttr(RelationGetDescr(index), i)->atttypid, TYPECACHE_BTREE_OPFAMILY);
         if (form->indkey.values[i] != shape.columns[i] || index->rd_indoption[i] != 0 ||
             index->rd_opfamily[i] != type->btree_opf)
             return false;

@@ -2,6 +2,7 @@
 
 #include "changes.hpp"
 #include "duty.hpp"
+#include "inject.hpp"
 #include "life.hpp"
 #include "log.hpp"
 #include "log_end.hpp"
@@ -264,6 +265,7 @@ static Delivered deliver_one(const Feed &feed, TimestampTz now) {
     });
     MemoryContextDelete(scratch);
     delivered.more = visited == batch;
+    PGJOBS_POINT("deliver-added");
     if (reached.position > order.position)
         pg::as_owner(
             [&] { pg::run(&update_feed, pg::value(feed.id), pg::value(reached.position)); });

@@ -11,13 +11,16 @@ using store::Col;
 using store::Past;
 
 constexpr int64 day = USECS_PER_DAY;
+constexpr TimestampTz first_day = -730119 * day; // 0001-01-01
+constexpr TimestampTz last_day = 2848892 * day;  // 9800-01-01
 
 static TimestampTz day_of(TimestampTz at) {
     int64 days = at / day - (at % day < 0 ? 1 : 0);
     return days * day;
 }
 
-// Days before year 1 or after 9999 do not occur: an interval is at most a hundred years.
+// Days before year 1 or after 9999 do not occur: times are checked, and an interval is at most a
+// hundred years.
 static void format_day(TimestampTz start, char *text, size_t size, const char *format) {
     int year;
     int month;
@@ -39,6 +42,7 @@ static Oid leaf_oid(TimestampTz start) {
 // ATTACH takes SHARE UPDATE EXCLUSIVE on the parent: neither readers nor writers wait. Taken first,
 // it also keeps two makers of one partition apart. Inside as_owner.
 static void make_partition(TimestampTz start) {
+    PGJOBS_POINT("partition-wanted");
     LockRelationOid(relations()->history, ShareUpdateExclusiveLock);
     if (OidIsValid(leaf_oid(start)))
         return;
@@ -240,7 +244,9 @@ static bool drop_partition(const char *name) {
         UnlockRelationOid(relations()->history, AccessExclusiveLock);
         return false;
     }
+    PGJOBS_POINT("partition-locked");
     pg::run_utility(psprintf("DROP TABLE pgjobs.%s", quote_identifier(name)));
+    PGJOBS_POINT("partition-dropped");
     return true;
 }
 
@@ -280,6 +286,10 @@ PGJOBS_FUNCTION(_keep_history) {
     pg::require_writable("pgjobs._keep_history()");
     require_administrator("run pgjobs' duties");
     TimestampTz now = pg::finite(DatumGetTimestampTz(pg::required(fcinfo, 0, "now")), "now");
+    if (now < first_day || now >= last_day)
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                errmsg("argument \"now\" must be between the years 1 and 9800"),
+                errhint("Give the time as of which partitions are made and dropped."));
     TimestampTz next = PG_INT64_MAX;
     PG_RETURN_INT64(keep(now, &next));
 }

@@ -5,16 +5,19 @@
 
 // PGJOBS_POINT("name"): an error is possible here. PGJOBS_QUIET_POINT("name"): none is, in
 // callbacks; no lock of ours is held. What happens there is said by a file of that name; see
-// inject.cpp.
+// inject.cpp. PGJOBS_LOST("name"): whether what comes is left out this time, on demand, too.
 #ifdef PGJOBS_INJECT
 namespace pgjobs::inject {
 void point(const char *name, bool quiet);
+bool lost(const char *name);
 } // namespace pgjobs::inject
 #define PGJOBS_POINT(name) ::pgjobs::inject::point(name, false)
 #define PGJOBS_QUIET_POINT(name) ::pgjobs::inject::point(name, true)
+#define PGJOBS_LOST(name) ::pgjobs::inject::lost(name)
 #else
 #define PGJOBS_POINT(name) static_cast<void>(0)
 #define PGJOBS_QUIET_POINT(name) static_cast<void>(0)
+#define PGJOBS_LOST(name) false
 #endif
 
 namespace pgjobs {

@@ -2,6 +2,7 @@
 // due. It connects to the shared catalogs only and runs no SQL.
 #include "clock.hpp"
 #include "core/version.hpp"
+#include "inject.hpp"
 #include "process.hpp"
 #include "settings.hpp"
 #include "shared.hpp"
@@ -222,7 +223,10 @@ static TimestampTz start_workers(TimestampTz now) {
             next = Min(next, database->retry_at);
             return true;
         });
-        if (start && !start_worker(database))
+        if (!start)
+            continue;
+        PGJOBS_POINT("launcher-start");
+        if (!start_worker(database))
             note_refusal(database);
     }
     return next;

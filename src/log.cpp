@@ -47,7 +47,9 @@ void append(const Topic *topic, const Draft *drafts, int count, int64 *positions
     for (int done = 0; done < count;) {
         int batch = Min(count - done, most_together);
         log_end::Range range = log_end::take_positions(topic, batch);
+        PGJOBS_POINT("publish-registered");
         write(range, drafts + done, batch);
+        PGJOBS_POINT("publish-inserted");
         log_end::leave();
         changes::due_at(range.rotate_at);
         for (int i = 0; i < batch; i++)

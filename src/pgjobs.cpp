@@ -34,10 +34,11 @@ PGJOBS_FUNCTION(_require_version) {
     require_administrator("update pgjobs");
     const char *wanted = pg::required_string(fcinfo, 0, "version");
     if (strcmp(wanted, PGJOBS_VERSION) != 0)
-        ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                errmsg("the server runs version " PGJOBS_VERSION " of pgjobs, not \"%s\"", wanted),
-                errhint("If that version is installed, restart the server, then run ALTER EXTENSION "
-                        "pgjobs UPDATE again."));
+        ereport(
+            ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+            errmsg("the server runs version " PGJOBS_VERSION " of pgjobs, not \"%s\"", wanted),
+            errhint("If that version is installed, restart the server, then run ALTER EXTENSION "
+                    "pgjobs UPDATE again."));
     PG_RETURN_VOID();
 }
 

@@ -1,6 +1,7 @@
 #include "rows.hpp"
 
 #include "catalog.hpp"
+#include "inject.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
 #include "settings.hpp"
@@ -287,6 +288,7 @@ PGJOBS_FUNCTION(claim_row) {
         PG_RETURN_NULL();
     SPI_connect();
     uint64 count = lock_rows(attachment, stage, most);
+    PGJOBS_POINT("rows-locked");
     if (count > 0)
         return_taken(fcinfo, take_rows(attachment, stage, count));
     SPI_finish();

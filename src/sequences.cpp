@@ -30,8 +30,10 @@ static constinit pg::Statement select_used{
     " (SELECT pg_catalog.max(h.id) FROM pgjobs.history h)) UNION ALL "
     "SELECT 'queue_id_seq', pg_catalog.max(q.id)::pg_catalog.int8 FROM pgjobs.queue q UNION ALL "
     "SELECT 'topic_id_seq', pg_catalog.max(t.id)::pg_catalog.int8 FROM pgjobs.topic t UNION ALL "
-    "SELECT 'segment_id_seq', pg_catalog.max(s.id)::pg_catalog.int8 FROM pgjobs.segment s UNION ALL "
-    "SELECT 'subscription_id_seq', pg_catalog.max(s.id)::pg_catalog.int8 FROM pgjobs.subscription s UNION ALL "
+    "SELECT 'segment_id_seq', pg_catalog.max(s.id)::pg_catalog.int8 FROM pgjobs.segment s UNION "
+    "ALL "
+    "SELECT 'subscription_id_seq', pg_catalog.max(s.id)::pg_catalog.int8 FROM pgjobs.subscription "
+    "s UNION ALL "
     "SELECT 'feed_id_seq', pg_catalog.max(f.id)::pg_catalog.int8 FROM pgjobs.feed f",
     {},
     nullptr};

@@ -18,8 +18,8 @@ extern bool execute;      // false: this server hands out no jobs (for clones)
 // Call from _PG_init while the library is preloaded.
 void define();
 
-// Reads the configuration files anew if the server was told to. For who sleeps without an end in sight;
-// a session does it by itself between its statements.
+// Reads the configuration files anew if the server was told to. For who sleeps without an end in
+// sight; a session does it by itself between its statements.
 bool reload_if_told();
 
 } // namespace pgjobs::settings

@@ -1,6 +1,7 @@
 #include "stale.hpp"
 
 #include "catalog.hpp"
+#include "inject.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
 #include "row_changes.hpp"
@@ -159,10 +160,13 @@ static Outcome take_back(const Record &record, TimestampTz now) {
     bool locked = false;
     bool done = pg::as_table_owner(attachment->owner, pg::Policies::hold, [&] {
         locked = rows::lock_working_row(attachment, stage, key);
+        PGJOBS_POINT("stale-locked");
         return locked && is_due(record, now) && rows::give_row_back(attachment, stage, key);
     });
-    if (done)
-        return Outcome::taken_back; // the trigger has seen to the record
+    if (done) { // the trigger has seen to the record
+        PGJOBS_POINT("stale-taken");
+        return Outcome::taken_back;
+    }
     bool newer = pg::as_owner([&] {
         return pg::run(&select_newer, pg::oid_value(record.table), pg::value(record.key),
                        pg::value(record.since)) > 0;

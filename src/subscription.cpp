@@ -311,6 +311,7 @@ PGJOBS_FUNCTION(receive) {
         unlock(reader);
     else
         write_lease(reader, turn.token, turn.end_with(lease), last);
+    PGJOBS_POINT("receive-leased");
     PG_RETURN_NULL();
 }
 
@@ -348,6 +349,7 @@ PGJOBS_FUNCTION(ack) {
         update(&update_done, place, pg::value(up_to), pg::value(token));
     else
         update(&update_position, place, pg::value(up_to));
+    PGJOBS_POINT("ack-moved");
     PG_RETURN_VOID();
 }
 

@@ -22,6 +22,7 @@ durable_claims or the log was flushed beyond it; such a claim counts while its s
   S8  a lease is as long as promised and extend never shortens it
   S9  attempts at the end are the claims that happened; dead only with no attempt left or on demand
   S11 nothing is claimed before its time
+  S12 a job that was sent again, with the same unique key, until its answer came is there once
   F1  what was acknowledged as final is final: one outcome, and no claim afterwards
   F2  a stage that was completed is not worked on again
   F3  a repeated complete gives the same answer again
@@ -411,6 +412,25 @@ class Checker:
                 if there not in (0, len(op.args["keys"])):
                     self.wrong("A1", None, f"{op.name} added {there} of {len(op.args['keys'])}")
 
+    # ---- S12 ----
+
+    def check_once(self):
+        there = collections.defaultdict(set)
+        for key, job in self.final.get("once", ()):
+            there[key].add(job)
+        asked = collections.defaultdict(list)
+        for op in self.ops:
+            if op.f == "enqueue_once":
+                asked[op.args["key"]].append(op)
+        for key in asked | there:
+            ops, jobs = asked.get(key, []), there.get(key, set())
+            self.counts["jobs sent again"] += len(ops) > 1
+            answers = {op.res for op in ops if op.type == "ok"}
+            possible = any(op.may() for op in ops)
+            if len(jobs) > possible or not answers <= jobs:
+                self.wrong("S12", None, f"{key} was asked for {len(ops)} times, its answers are "
+                                        f"{sorted(answers)}; there is {sorted(jobs)}")
+
     # ---- S4 ----
 
     def check_effects(self):
@@ -747,14 +767,17 @@ class Checker:
     def check_orders(self):
         """A job's own history; what it was asked for under a unique key is somebody else's too."""
         added = collections.defaultdict(list)
-        by_key = {}
+        by_key = collections.defaultdict(list)  # a unique key with its queue, too: jobs are replaced
         for op in self.enqueues:
             many = op.f == "enqueue_many"
             if op.type == "ok":
                 for job in op.res if many else [op.res]:
                     added[job].append(op)
             elif op.type == "info":
-                by_key.update(dict.fromkeys(op.args["keys"] if many else [op.args["key"]], op))
+                unique = op.args.get("unique_key")
+                for key in [(op.args["queue"], unique)] if unique else \
+                        op.args["keys"] if many else [op.args["key"]]:
+                    by_key[key].append(op)
         ghosts = collections.defaultdict(list)
         for op in self.ops:
             if op.f == "claim" and op.type == "info" and op.res is None:
@@ -763,7 +786,8 @@ class Checker:
             row = rows[0]
             if len(rows) > 1 or row["open"]:
                 continue  # that is wrong enough
-            enqueues = added[job] + [op for op in [by_key.get(row["key"])] if op]
+            enqueues = added[job] + by_key.get(row["key"], []) + \
+                by_key.get((row["queue"], row["unique_key"]), [])
             wrong = linear.possible(list(self.events(job, row, enqueues)),
                                     self.facts(job, row, ghosts[row["queue"]]))
             self.counts["operations in order"] += not wrong
@@ -813,6 +837,7 @@ class Checker:
 
     def check(self):
         self.check_jobs()
+        self.check_once()
         self.check_effects()
         self.check_claims()
         self.check_times()

@@ -1,10 +1,10 @@
 // A wall clock that can be set, for one server: preloaded into it, while the machine's own clock
 // and CLOCK_MONOTONIC go on. The file that PGJOBS_CLOCK names is mapped and has two numbers of 64
 // bits: how far the clock is ahead, and, if it stands still, when it stopped, in microseconds; else
-// 0. Who asks the kernel to be told when the clock is set (timerfd) is told when the file is written.
-// No lock and no memory is taken, for the server asks for the time in signal handlers, too.
-// Under libfaketime, which does both, a worker was seen that never looked at the file again, and a
-// server that had to be killed.
+// 0. Who asks the kernel to be told when the clock is set (timerfd) is told when the file is
+// written. No lock and no memory is taken, for the server asks for the time in signal handlers,
+// too. Under libfaketime, which does both, a worker was seen that never looked at the file again,
+// and a server that had to be killed.
 //
 //     g++ -shared -fPIC -O2 -o clock.so clock.cpp
 #include <atomic>

@@ -17,9 +17,10 @@ from server import ROOT
 
 class Rounds:
     """A subclass says what a round is: in `short` and `long` the lanes that run at the same time, each of
-    them programs, with arguments, of the directory `here`; in `once` those of the first round only. What
-    comes of them is in build/, in a directory of the same name."""
-    short = long = once = ()
+    them programs, with arguments, of the directory `here`; in `alone_short` and `alone_long` what runs by
+    itself after them; in `once` those of the first round only. What comes of them is in build/, in a
+    directory of the same name."""
+    short = long = alone_short = alone_long = once = ()
 
     def __init__(self, here, options):
         self.here = here
@@ -51,6 +52,7 @@ class Rounds:
             text = output.read()
         counted = re.findall(r"^(\d+) passed, (\d+) failed$", text, re.MULTILINE)
         passed, failed = map(int, counted[-1]) if counted else (0, 1)
+        report = self.report_of(directory)
         if code != 0:
             failed = max(failed, 1)
             print("\n".join(text.splitlines()[-60:]))
@@ -58,7 +60,7 @@ class Rounds:
         seconds = round(time.monotonic() - began)
         print(f"{name}: {passed} passed, {failed} failed, {seconds} s", flush=True)
         self.phases.append({"command": said, "passed": passed, "failed": failed,
-                            "seconds": seconds, "report": self.report_of(directory)})
+                            "seconds": seconds, "report": report})
 
     @staticmethod
     def report_of(directory):
@@ -84,11 +86,18 @@ class Rounds:
 
     def round(self, first):
         lanes = self.long if self.options.minutes else self.short
-        if not first:
-            lanes = [[words for words in lane if words.split()[0] not in self.once] for lane in lanes]
-        seeds = [[self.random.getrandbits(62) for _ in lane] for lane in lanes]
+        alone = self.alone_long if self.options.minutes else self.alone_short
+        lanes, alone = [self.wanted(lane, first) for lane in lanes], self.wanted(alone, first)
+        seeds = [self.seeds(lane) for lane in lanes]
         with concurrent.futures.ThreadPoolExecutor(len(lanes)) as pool:
             list(pool.map(self.lane, lanes, seeds))
+        self.lane(alone, self.seeds(alone))
+
+    def wanted(self, phases, first):
+        return [words for words in phases if first or words.split()[0] not in self.once]
+
+    def seeds(self, phases):
+        return [self.random.getrandbits(62) for _ in phases]
 
     def over(self):
         return time.monotonic() - self.began > 60 * self.options.minutes

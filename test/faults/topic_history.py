@@ -22,7 +22,8 @@ def create(connection):
 def behind(connection):
     """How many readers have not yet come to the end."""
     return connection.execute(
-        "SELECT count(*) FROM pgjobs.subscriptions WHERE lag_messages > 0").fetchone()[0]
+        "SELECT count(*) FROM pgjobs.subscriptions WHERE topic = ANY (%s) AND lag_messages > 0",
+        (list(TOPICS),)).fetchone()[0]
 
 
 def final(connection):
@@ -30,7 +31,7 @@ def final(connection):
     log = connection.execute(
         "SELECT t.name, l.position, l.payload->>'m' FROM pgjobs.log l"
         " JOIN pgjobs.segment s ON s.id = l.segment JOIN pgjobs.topic t ON t.id = s.topic_id"
-        " ORDER BY 1, 2").fetchall()
+        " WHERE t.name = ANY (%s) ORDER BY 1, 2", (list(TOPICS),)).fetchall()
     positions = connection.execute("SELECT name, position FROM pgjobs.subscriptions"
                                    " WHERE queue IS NULL").fetchall()
     copies = connection.execute(

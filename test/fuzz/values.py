@@ -2,8 +2,12 @@
 every kind. Both are bytes as a client would send them, or None for NULL."""
 
 import json
+import os
+import re
 
 MEGABYTE = 1 << 20
+with open(os.path.join(os.path.dirname(__file__), "..", "..", "pgjobs.control"), encoding="utf-8") as control:
+    VERSION = re.search(r"^default_version = '(.*)'", control.read(), re.MULTILINE)[1].encode()
 
 TEXTS = [
     b"", b" ", b"a", b"work", b"NULL", b"-1", b"0", b"{}", b"''", b"\\", b"\\'", b"'", b'"', b"$1", b"%", b"%s%n%x",
@@ -100,7 +104,7 @@ class Values:
             "headers jsonb": [b'{"h": 1}', b"{}"], "stages jsonb": [ROW_STAGES], "worker": [b"w1", b"w2"], "retry": BOOLEANS[:2],
             "jobs": [b"[{}]", b'[{"payload": {"a": 1}, "delay": "1 ms"}, {"unique_key": "k1", "on_conflict": "replace"}]',
                      b'[{"payload": 1, "priority": 2, "headers": {"a": "b"}, "max_attempts": 3}]'],
-            "queue_id": [b"%d" % n for n in range(1, 9)], "topic_id": [b"%d" % n for n in range(1, 9)],
+            "version": [VERSION], "queue_id": [b"%d" % n for n in range(1, 9)], "topic_id": [b"%d" % n for n in range(1, 9)],
         }
         self.of_type = {
             "text": [b"hello", b"k1", b"work"], "name": [b"status"], "bigint": [b"0", b"1", b"10"], "integer": [b"1", b"2"],

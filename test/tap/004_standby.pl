@@ -43,6 +43,22 @@ my ($id, $token) = split /\|/, $primary->safe_psql('postgres', q{
 });
 $holder->query_safe(q{SELECT count(*) FROM pgjobs.claim('hold', hold => true)});
 my ($lent, $sent) = split /\|/, $primary->safe_psql('postgres', q{SELECT max(token), max(position) FROM pgjobs.receive('lent', 2, '1 hour')});
+# Prepared transactions, each with something beside it that others may have.
+$primary->safe_psql('postgres', 'CREATE DATABASE prepared');
+$primary->safe_psql('prepared', q{
+    CREATE EXTENSION pgjobs;
+    SELECT pgjobs.create_queue('q'), pgjobs.create_topic('t');
+    SELECT pgjobs.enqueue('q', to_jsonb(n)) FROM generate_series(1, 5) n;
+    SELECT pgjobs.publish('t', '0');
+    BEGIN; SELECT FROM pgjobs.claim('q'); PREPARE TRANSACTION 'claim';
+    BEGIN; SELECT FROM pgjobs.claim('q'); PREPARE TRANSACTION 'claim undone';
+    SELECT FROM pgjobs.claim('q');
+    BEGIN; SELECT pgjobs.complete(id, token) FROM pgjobs.job WHERE token > 0; PREPARE TRANSACTION 'complete';
+    BEGIN; SELECT pgjobs.enqueue('q', '"early"', run_at => now() - interval '1 hour'); PREPARE TRANSACTION 'enqueue';
+    BEGIN; SELECT pgjobs.enqueue('q', '"undone"', priority => -7), pgjobs.publish('t', '"undone"'); PREPARE TRANSACTION 'enqueue undone';
+    BEGIN; SELECT pgjobs.publish('t', '1'); PREPARE TRANSACTION 'publish';
+    SELECT pgjobs.publish('t', '2');
+});
 $primary->safe_psql('postgres', 'CREATE TABLE flush ()'); # claims alone may not be flushed yet
 $primary->wait_for_catchup($standby);
 
@@ -109,9 +125,11 @@ is_state($standby, 'postgres', 'DROP EXTENSION pgjobs', '25006', 'DROP EXTENSION
 
 $primary->stop('immediate');
 eval { $holder->{run}->kill_kill };
-my $waiter;
+my $claims = q{SELECT payload FROM pgjobs.claim('q', 100)};
+my $messages = q{SELECT string_agg(payload::text, ' ' ORDER BY position) FROM pgjobs.read('t', 0)};
 my $seconds = timed(sub {
     $standby->promote;
+    is($standby->safe_psql('prepared', "$claims; $claims; $messages"), "4\n5\n0", 'at once: what was prepared on the primary is passed');
     like($standby->safe_psql('postgres', q{
         CALL pgjobs.wait('hold', '20 seconds');
         SELECT payload FROM pgjobs.claim('hold');
@@ -130,6 +148,25 @@ is($standby->safe_psql('postgres', q{
 is($standby->safe_psql('postgres', q{SELECT count(DISTINCT id) = count(*) FROM pgjobs.jobs}), 't', 'ids are new');
 ok($standby->poll_query_until('postgres', q{SELECT bool_and(f.counted) FROM pgjobs.queue q, pgjobs._figures(q.id) f}), 'jobs are counted');
 is($standby->safe_psql('postgres', 'SELECT pgjobs._recount()'), 0, 'rightly');
+
+# ---- what was prepared on the primary ends ----
+
+ok(wait_for_worker($standby, 'prepared'), 'a worker there, too');
+is($standby->safe_psql('prepared', "$claims; $messages"), '0', 'what was prepared is passed');
+for my $end (
+    [ q{COMMIT PREPARED 'enqueue'}, '"early"', '0' ],
+    [ q{ROLLBACK PREPARED 'claim undone'}, '2', '0' ],
+    [ q{COMMIT PREPARED 'claim'}, '', '0' ],
+    [ q{COMMIT PREPARED 'complete'}, '', '0' ],
+    [ q{COMMIT PREPARED 'publish'}, '', '0' ],
+    [ q{ROLLBACK PREPARED 'enqueue undone'}, '', '0 1 2' ])
+{
+    my ($verb, $job, $log) = @$end;
+    is($standby->safe_psql('prepared', "$verb; SELECT pgjobs._check_frontier(); $claims; $messages"),
+        join("\n", 0, grep({ $_ ne '' } $job), $log), "$verb: found at once");
+}
+ok($standby->poll_query_until('prepared', q{SELECT bool_and(f.counted) FROM pgjobs.queue q, pgjobs._figures(q.id) f}), 'jobs are counted');
+is($standby->safe_psql('prepared', q{SELECT pgjobs._recount(); SELECT ready, running FROM pgjobs.queues}), "0\n0|5", 'rightly');
 
 # ---- topics ----
 

@@ -173,7 +173,7 @@ $node->safe_psql('source', q{
     CREATE PUBLICATION jobs FOR TABLE pgjobs.queue, pgjobs.stage, pgjobs.acl, pgjobs.job;
 });
 my $copy = new_server('copy');
-$copy->safe_psql('postgres', qq{CREATE SUBSCRIPTION jobs CONNECTION '${\$node->connstr} dbname=source' PUBLICATION jobs});
+$copy->safe_psql('postgres', qq{CREATE SUBSCRIPTION jobs CONNECTION '${\$node->connstr} dbname=source' PUBLICATION jobs WITH (two_phase)});
 $copy->wait_for_subscription_sync($node, 'jobs', 'postgres');
 $node->safe_psql('source', q{SELECT pgjobs.enqueue('q', '"streamed"', delay => '1 ms')});
 $node->wait_for_catchup('jobs', 'replay', $node->safe_psql('source', 'SELECT pg_current_wal_lsn()'));
@@ -198,6 +198,26 @@ ok($node->poll_query_until('source', q{SELECT count(*) = 14 FROM pgjobs.jobs WHE
 $node->wait_for_catchup('jobs', 'replay', $node->safe_psql('source', 'SELECT pg_current_wal_lsn()'));
 is($copy->safe_psql('postgres', q{SELECT string_agg(payload::text, ' ') FROM pgjobs.claim('q', 10)}), '"first" "after"', 'they are claimed in order');
 is($copy->safe_psql('postgres', 'SELECT pgjobs._check_frontier()'), 0, 'nothing is hidden');
+# Prepared transactions are replicated when they are prepared, and what ends them is no statement of a session.
+ok($copy->poll_query_until('postgres', q{SELECT subtwophasestate = 'e' FROM pg_subscription}), 'prepared transactions are replicated');
+for my $story ([ q{SELECT pgjobs.enqueue('q', '"prepared"', run_at => now() - interval '1 hour')}, 'COMMIT', 'prepared' ],
+    [ q{SELECT pgjobs.cancel(id) FROM pgjobs.jobs WHERE payload = '"kept"'}, 'ROLLBACK', 'kept' ])
+{
+    my ($prepare, $verb, $job) = @$story;
+    $node->safe_psql('source', qq{
+        SELECT pgjobs.enqueue('q', '"kept"') WHERE '$job' = 'kept';
+        BEGIN; $prepare; PREPARE TRANSACTION 'x';
+        SELECT pgjobs.enqueue('q', '"beside"');
+    });
+    $node->wait_for_catchup('jobs', 'replay', $node->safe_psql('source', 'SELECT pg_current_wal_lsn()'));
+    is($copy->safe_psql('postgres', q{SELECT count(*) FROM pg_prepared_xacts; SELECT payload FROM pgjobs.claim('q', 10); SELECT payload FROM pgjobs.claim('q', 10)}), qq{1\n"beside"}, "$verb PREPARED: before it, others are claimed");
+    start_sql($waiter, q{CALL pgjobs.wait('q', '20 seconds')});
+    wait_until_waiting($copy, 'postgres', 1);
+    $node->safe_psql('source', "$verb PREPARED 'x'");
+    my $told = timed(sub { is(result_of($waiter), 't', "$verb PREPARED wakes who waits") });
+    cmp_ok($told, '<', 2, 'soon');
+    is($copy->safe_psql('postgres', q{SELECT pgjobs._check_frontier(); SELECT payload FROM pgjobs.claim('q', 10)}), qq{0\n"$job"}, 'and the job is found');
+}
 $copy->safe_psql('postgres', 'DROP SUBSCRIPTION jobs');
 my $last = $copy->safe_psql('postgres', 'SELECT pgjobs.resume(); SELECT max(id) FROM pgjobs.job') =~ s/^\n//r;
 is($copy->safe_psql('postgres', q{SELECT pgjobs.enqueue('q')}), $last + 1, 'new jobs have new ids');
