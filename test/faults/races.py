@@ -180,9 +180,27 @@ class Races:
         first = min(answers) - began
         self.run.test(lost and first < MOST_LATE, "so is a message", f"{lost}, after {1000 * first:.0f} ms")
 
+    # ---- a topic that is dropped ----
+
+    def dropped_topic(self):
+        """Somebody is about to look at it, and then keeps no place in shared memory for what is gone."""
+        wrong = None
+        with self.sessions(2) as (looker, other):
+            places = int(other.execute("SHOW pgjobs.max_topics").fetchone()[0])
+            try:
+                for _ in range(places + 1):
+                    other.execute("SELECT pgjobs.create_topic('race')")
+                    with self.held(looker, "place-sought",
+                                   "SELECT last_position FROM pgjobs.topics WHERE name = 'race'"):
+                        other.execute("SELECT pgjobs.drop_topic('race')")
+            except psycopg.Error as error:
+                wrong = error
+        self.run.test(wrong is None, f"{places + 1} topics are dropped under the eyes of somebody", wrong)
+
     def all(self):
         for what, isolation in itertools.product(CHANGES, ISOLATION):
             self.change(what, isolation)
         self.events()
         self.lost_calls()
         self.lost_call_of_reader()
+        self.dropped_topic()
