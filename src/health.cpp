@@ -313,7 +313,9 @@ static const char *fault_of_jobs() {
     if (jobs == nullptr)
         return "missing";
     const direct::Layout *layout = direct::layout_of(jobs, direct::Kind::jobs);
-    const char *fault = !layout->announced ? "a trigger of pgjobs.job is off or missing" : nullptr;
+    const char *fault = !layout->announced ? "a trigger of pgjobs.job is off or missing; "
+                                             "pgjobs.resume() turns on what is off"
+                                           : nullptr;
     List *indexes = RelationGetIndexList(jobs);
     relation_close(jobs, NoLock);
     ListCell *cell;

@@ -40,12 +40,33 @@ static constinit pg::Statement adopt_queues{
 static constinit pg::Statement adopt_topics{
     "UPDATE pgjobs.topic SET home = $1 WHERE home <> $1", {INT8OID}, nullptr};
 
+// A restore with --disable-triggers makes ordinary ones of our triggers, or leaves them off.
+static constinit pg::Statement select_triggers{
+    "SELECT pg_catalog.format('ALTER TABLE pgjobs.%I ENABLE ALWAYS TRIGGER %I', c.relname, "
+    "t.tgname) FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid "
+    "JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid "
+    "WHERE c.relnamespace = $1 AND p.pronamespace = $1 AND t.tgenabled <> 'A' "
+    "AND NOT t.tgisinternal",
+    {OIDOID},
+    nullptr};
+
+static void turn_triggers_on() {
+    uint64 count = pg::run(&select_triggers, pg::oid_value(relations()->schema));
+    List *commands = NIL; // read before a command replaces the result
+    for (uint64 i = 0; i < count; i++)
+        commands = lappend(commands, TextDatumGetCString(pg::datum_at(i, 1)));
+    ListCell *cell;
+    foreach (cell, commands)
+        pg::run_utility(static_cast<const char *>(lfirst(cell)));
+}
+
 // pgjobs.resume() -> void
 PGJOBS_FUNCTION(resume) {
     pg::require_writable("pgjobs.resume()");
     require_administrator("end a quarantine");
     pg::as_owner([] {
         LockRelationOid(relations()->queue, ShareRowExclusiveLock);
+        turn_triggers_on();
         pg::run(&delete_strange_homes, pg::oid_value(MyDatabaseId));
         int64 home = pg::run(&select_home, pg::oid_value(MyDatabaseId)) > 0 ? pg::int64_at(0, 1)
                                                                             : insert_new();

@@ -34,13 +34,17 @@ static void take_listing(List *present, List *listed) {
         Oid oid = database->oid;
         bool is_there = list_member_oid(present, oid);
         bool is_wanted = list_member_oid(listed, oid);
-        pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
+        bool unwanted = pg::locked(shared->databases_lock, LW_EXCLUSIVE, [&] {
             if (database->oid != oid)
-                return;
+                return false;
             if (!is_there)
                 database->oid = InvalidOid;
+            bool was_wanted = database->listed;
             database->listed = is_wanted;
+            return was_wanted && !is_wanted;
         });
+        if (unwanted) // its worker may have read the configuration before this process, and sleep
+            wake_process(pg_atomic_read_u32(&database->worker));
     }
 }
 

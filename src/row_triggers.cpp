@@ -43,6 +43,26 @@ static void make_settings_trigger(Oid table, const char *trigger, const List *co
                           joined(words, quote_literal_cstr)));
 }
 
+// Those AFTER a change fire always: what replication applies is announced, too, though not judged.
+static void turn_on(Oid oid) {
+    const char *name = name_of(oid);
+    Relation table = relation_open(oid, NoLock);
+    StringInfoData commands;
+    initStringInfo(&commands);
+    const TriggerDesc *triggers = table->trigdesc;
+    for (int i = 0; triggers != nullptr && i < triggers->numtriggers; i++) {
+        const Trigger &trigger = triggers->triggers[i];
+        if (is_row_trigger(&trigger) && !trigger.tgisclone)
+            appendStringInfo(&commands, "%s ENABLE %s TRIGGER %s", commands.len > 0 ? "," : "",
+                             TRIGGER_FOR_AFTER(trigger.tgtype) ? "ALWAYS" : "",
+                             quote_identifier(trigger.tgname));
+    }
+    relation_close(table, NoLock);
+    pg::run_utility(psprintf("ALTER TABLE %s%s%s",
+                             get_rel_relkind(oid) == RELKIND_RELATION ? "ONLY " : "", name,
+                             commands.data));
+}
+
 static void make_row_triggers(Oid table, const char *status) {
     const char *name = name_of(table);
     const char *column = quote_identifier(status);
@@ -54,10 +74,7 @@ static void make_row_triggers(Oid table, const char *status) {
     make_trigger(
         table, "pgjobs_added",
         psprintf("AFTER INSERT ON %s FOR EACH ROW EXECUTE FUNCTION pgjobs._row_changed()", name));
-    // What replication applies is announced, too, though not judged.
-    pg::run_utility(psprintf("ALTER TABLE %s%s ENABLE ALWAYS TRIGGER pgjobs_changed, "
-                             "ENABLE ALWAYS TRIGGER pgjobs_added",
-                             get_rel_relkind(table) == RELKIND_RELATION ? "ONLY " : "", name));
+    turn_on(table);
 }
 
 // They come first.
@@ -93,6 +110,7 @@ void set_home(Oid oid, int64 home) {
     const char *name = pstrdup(settings->tgname);
     relation_close(table, NoLock);
     make_settings_trigger(oid, name, columns, words);
+    turn_on(oid); // a restore with --disable-triggers leaves them as ordinary ones, or off
 }
 
 List *names(Relation table) {

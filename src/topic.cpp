@@ -24,8 +24,7 @@ static Oid sequence_of(int32 topic) {
 }
 
 // It goes with the extension's table. Other than ALTER SEQUENCE OWNED BY, this takes no lock.
-static void own_sequence(int32 topic) {
-    Oid sequence = sequence_of(topic);
+static void own_sequence(Oid sequence) {
     Oid table;
     int32 column;
     if (!OidIsValid(sequence) || sequenceIsOwned(sequence, DEPENDENCY_AUTO, &table, &column))
@@ -43,11 +42,24 @@ static void make_sequence(int32 topic) {
     log_end::sequence_name(topic, name);
     pg::run_utility(
         psprintf("CREATE SEQUENCE pgjobs.%s INCREMENT BY " INT64_FORMAT, name, log_end::block));
-    own_sequence(topic);
+    own_sequence(sequence_of(topic));
 }
 
-static constinit pg::Statement select_all{
-    "SELECT t.id FROM pgjobs.topic t ORDER BY t.id", {}, nullptr};
+// A restore without data leaves tables and sequences whose ids are to be had again.
+static int32 free_id(const char *sequence, Oid (*owner)(int32)) {
+    Oid ids = get_relname_relid(sequence, relations()->schema);
+    int32 id;
+    do
+        id = static_cast<int32>(store::next_id(ids));
+    while (OidIsValid(owner(id)));
+    return id;
+}
+
+static constinit pg::Statement select_sequences{
+    "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relnamespace = $1 AND c.relkind = 'S' "
+    "AND c.relname ~ '^position_[0-9]+_seq$'",
+    {OIDOID},
+    nullptr};
 static constinit pg::Statement select_at_home{
     "SELECT t.id FROM pgjobs.topic t JOIN pgjobs.home h ON h.id = t.home AND h.database = $1 "
     "ORDER BY t.id",
@@ -68,9 +80,13 @@ static Ids read_ids(uint64 count) {
 
 void own_sequences() {
     pg::as_owner([] {
-        Ids topics = read_ids(pg::run(&select_all));
-        for (int i = 0; i < topics.count; i++)
-            own_sequence(topics.ids[i]);
+        uint64 count = pg::run(&select_sequences, pg::oid_value(relations()->schema));
+        List *sequences = NIL; // read before another statement replaces the result
+        for (uint64 i = 0; i < count; i++)
+            sequences = lappend_oid(sequences, DatumGetObjectId(pg::datum_at(i, 1)));
+        ListCell *cell;
+        foreach (cell, sequences)
+            own_sequence(lfirst_oid(cell));
     });
     CommandCounterIncrement(); // whatever is dropped next sees it
 }
@@ -109,8 +125,7 @@ static Oid make_table(int32 segment) {
 // From the commit on, messages go to it.
 static void make_segment(int32 topic, int64 retention, int64 floor, TimestampTz now) {
     LockRelationOid(relations()->log, ShareUpdateExclusiveLock); // ids rise as they commit
-    auto id = static_cast<int32>(
-        store::next_id(get_relname_relid("segment_id_seq", relations()->schema)));
+    int32 id = free_id("segment_id_seq", segment::table_of);
     Oid leaf = make_table(id);
     pg::run(&close_segment, pg::value(topic), pg::value(now));
     PGJOBS_POINT("segment-made");
@@ -147,8 +162,7 @@ PGJOBS_FUNCTION(create_topic) {
     check_name(name, "topic");
     int64 retention = checked_retention(fcinfo);
     pg::require_writable("pgjobs.create_topic()");
-    auto id =
-        static_cast<int32>(store::next_id(get_relname_relid("topic_id_seq", relations()->schema)));
+    int32 id = free_id("topic_id_seq", sequence_of);
     Oid creator = GetUserId();
     pg::as_owner([&] {
         int64 home = home::of_new();
@@ -344,7 +358,7 @@ int64 keep(TimestampTz now, TimestampTz *next) {
         const Topic *topic = find_topic(topics.ids[i]);
         if (topic == nullptr || !log_end::has_place(topic))
             continue; // health() says so
-        own_sequence(topic->id);
+        own_sequence(sequence_of(topic->id));
         rotate(topic, now, next);
         dropped += drop_old(topic, now, next);
         CHECK_FOR_INTERRUPTS();

@@ -204,6 +204,23 @@ for my $restart (0, 1) {
     two_phase('complete', q{SELECT pgjobs.complete(id, token, '"done"') FROM pgjobs.claim('two_phase')}, 'COMMIT',
         qq{CALL pgjobs.await($id, '20 seconds')}, qr/^completed\|"done"$/m, $restart);
 
+    $id = $node->safe_psql('postgres', q{SELECT pgjobs.enqueue('two_phase')});
+    two_phase('fail', q{SELECT pgjobs.fail(id, token, 'broken', retry => false) FROM pgjobs.claim('two_phase')}, 'COMMIT',
+        qq{CALL pgjobs.await($id, '20 seconds')}, qr/^dead\|/m, $restart);
+    is($node->safe_psql('postgres', "SELECT error FROM pgjobs.jobs WHERE id = $id"), 'broken', 'with its error');
+
+    $node->safe_psql('postgres', q{SELECT pgjobs.enqueue('two_phase')});
+    two_phase('fail with another attempt', q{SELECT pgjobs.fail(id, token, 'again', retry_in => '1 ms') FROM pgjobs.claim('two_phase')}, 'COMMIT',
+        q{CALL pgjobs.wait('two_phase', '20 seconds')}, qr/^t$/m, $restart);
+    is($node->safe_psql('postgres', $take), 1, 'the job is there');
+
+    $id = $node->safe_psql('postgres', q{SELECT pgjobs.enqueue('two_phase')});
+    two_phase('cancel', "SELECT pgjobs.cancel($id)", 'COMMIT', qq{CALL pgjobs.await($id, '20 seconds')}, qr/^cancelled\|/m, $restart);
+    $node->safe_psql('postgres', q{SELECT pgjobs.enqueue('two_phase')});
+    two_phase('cancel', q{SELECT pgjobs.cancel(id) FROM pgjobs.job WHERE queue_id = (SELECT id FROM pgjobs.queue WHERE name = 'two_phase')}, 'ROLLBACK',
+        q{CALL pgjobs.wait('two_phase', '20 seconds')}, qr/^t$/m, $restart);
+    is($node->safe_psql('postgres', $take), 1, 'the job is there');
+
     # A running job whose completion is rolled back stays its worker's.
     $node->safe_psql('postgres', q{SELECT pgjobs.enqueue('two_phase')});
     my ($job, $token) = split /\|/, $node->safe_psql('postgres',

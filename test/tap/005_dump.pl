@@ -117,6 +117,10 @@ my $plain = "$dir/plain.sql";
 command_ok([ 'pg_dump', '-f', $plain, '-d', $node->connstr('postgres') ], 'pg_dump, plain');
 command_ok([ 'pg_dump', '-Fc', '-f', "$dir/custom", '-d', $node->connstr('postgres') ], 'pg_dump, custom');
 command_ok([ 'pg_dump', '-Fd', '-j2', '-f', "$dir/directory", '-d', $node->connstr('postgres') ], 'pg_dump, directory, two processes');
+command_ok([ 'pg_dump', '-s', '-f', "$dir/structure.sql", '-d', $node->connstr('postgres') ], 'pg_dump, structure only');
+unlike(slurp_file("$dir/structure.sql"), qr/^COPY|setval/m, 'has no rows, and no sequence has counted');
+command_ok([ 'pg_dump', '-a', '-f', "$dir/data.sql", '-d', $node->connstr('postgres') ], 'pg_dump, data only');
+command_ok([ 'pg_dump', '-a', '--disable-triggers', '-f', "$dir/untold.sql", '-d', $node->connstr('postgres') ], 'pg_dump, data only, past the triggers');
 
 # Another cluster, with the same roles and other oids, whose worker is there all the time.
 my $other = new_server('other', bare => 1);
@@ -127,14 +131,19 @@ $other->safe_psql('postgres', q{
     CREATE ROLE producer LOGIN;
 });
 my $offset = -s $other->logfile;
+my @psql = ('psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f');
 my %restore = (
-    plain => [ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $plain ],
-    custom => [ 'pg_restore', '--exit-on-error', '-j2', "$dir/custom" ],
-    directory => [ 'pg_restore', '--exit-on-error', '-j2', "$dir/directory" ],
+    plain => [ [ @psql, $plain ] ],
+    custom => [ [ 'pg_restore', '--exit-on-error', '-j2', "$dir/custom" ] ],
+    directory => [ [ 'pg_restore', '--exit-on-error', '-j2', "$dir/directory" ] ],
+    apart => [ [ @psql, "$dir/structure.sql" ], [ @psql, "$dir/data.sql" ] ],
+    untold => [ [ @psql, "$dir/structure.sql" ], [ @psql, "$dir/untold.sql" ] ],
 );
 for my $format (sort keys %restore) {
     $other->safe_psql('postgres', "CREATE DATABASE $format");
-    command_ok([ @{ $restore{$format} }, '-d', $other->connstr($format) ], "restored: $format");
+    for my $step (@{ $restore{$format} }) {
+        command_ok([ @$step, '-d', $other->connstr($format) ], "restored: $format");
+    }
 }
 
 # Three seconds after the leases ended and the delay was over, at least.
@@ -181,6 +190,20 @@ is($other->safe_psql('plain', q{
 }), "\nt\nt", 'unique keys hold, and jobs flow');
 is($other->safe_psql('plain', q{SELECT pgjobs.redrive('main')}), 7, 'dead jobs can be redriven');
 
+# Whatever way the rows came, claims find all, and the figures are right.
+my $ready = $node->safe_psql('postgres', q{SELECT ready FROM pgjobs.queues WHERE name = 'main'});
+for my $format (qw(apart untold)) {
+    $other->safe_psql($format, q{SELECT pgjobs.resume(), pgjobs.resume_queue('main')});
+    ok($other->poll_query_until($format, qq{SELECT count(*) = $ready FROM pgjobs.jobs WHERE queue = 'main' AND state = 'ready'}), "$format: what had a lease is ready");
+    is($other->safe_psql($format, q{
+        SELECT count(*) FROM pgjobs.claim('main', 1000, lease => '1 hour');
+        SELECT pgjobs._check_frontier();
+    }), "$ready\n0", "$format: all ready jobs are claimed");
+    ok($other->poll_query_until($format, q{SELECT bool_and(f.counted) FROM pgjobs.queue q, pgjobs._figures(q.id) f}), "$format: jobs are counted");
+    is($other->safe_psql($format, 'SELECT pgjobs._recount()'), 0, "$format: rightly");
+    is($other->safe_psql($format, q{SELECT string_agg(name || ': ' || detail, ', ') FROM pgjobs.health() WHERE NOT ok}), '', "$format: health");
+}
+
 # Rights are found by name.
 is_state($other, 'plain', q{SET SESSION AUTHORIZATION producer; SELECT pgjobs.enqueue('main')}, '00000', 'who could produce can');
 is_state($other, 'plain', q{SET SESSION AUTHORIZATION producer; SELECT pgjobs.claim('main')}, '42501', 'and still cannot work');
@@ -208,6 +231,45 @@ is($other->safe_psql('custom', q{
     SELECT (SELECT count(*) FROM pg_class WHERE relname LIKE 'history%' OR relname LIKE 'job%')
          + (SELECT count(*) FROM pg_namespace WHERE nspname = 'pgjobs')
          + (SELECT count(*) FROM pg_proc WHERE probin LIKE '%pgjobs%')}), 0, 'leaves nothing');
+
+# ---- the structure alone ----
+
+# As applications keep it beside their source: partitions without rows, and ids begin anew.
+$other->safe_psql('postgres', 'CREATE DATABASE empty');
+command_ok([ @psql, "$dir/structure.sql", '-d', $other->connstr('empty') ], 'the structure alone');
+is($other->safe_psql('empty', q{
+    SELECT pgjobs.create_topic('t'), pgjobs.create_topic('t2'), pgjobs.create_queue('q');
+    SELECT pgjobs.publish('t2', '1');
+    SELECT payload FROM pgjobs.read('t2', 0);
+    SELECT pgjobs.enqueue('q');
+    SELECT pgjobs.complete(id, token) FROM pgjobs.claim('q');
+    SELECT string_agg(name, ' ') FROM pgjobs.health() WHERE NOT ok;
+}), "||\n1\n1\n1\ncompleted\n", 'is as good as a new one');
+is_state($other, 'empty', 'DROP EXTENSION pgjobs', '00000', 'and can be dropped');
+
+# ---- the owner of a database, who is no superuser ----
+
+$other->safe_psql('postgres', q{CREATE ROLE boss LOGIN CREATEDB; CREATE DATABASE his OWNER boss});
+$other->safe_psql('his', q{CREATE EXTENSION pgjobs; SELECT pgjobs.create_queue('q'); SELECT pgjobs.grant_queue('q', 'worker', '{work}'); SELECT pgjobs.enqueue('q', '"kept"')});
+is_state($other, 'his', q{SET SESSION AUTHORIZATION boss; CREATE TABLE own AS SELECT 'kept' AS a}, '00000', 'a table of his own');
+my @as_boss = ('-U', 'boss', '-d', $other->connstr('his'));
+command_fails_like([ 'pg_dump', @as_boss ], qr/permission denied for schema pgjobs/, 'he cannot dump what is of pgjobs');
+command_ok([ 'pg_dump', '-N', 'pgjobs', '-Fc', '-f', "$dir/without", @as_boss ], 'he can dump all else');
+$other->safe_psql('postgres', 'GRANT pg_read_all_data TO boss');
+command_ok([ 'pg_dump', '-Fc', '-f', "$dir/his", @as_boss ], 'and everything as who may read all data');
+
+# A superuser restores what is of pgjobs.
+is_state($other, 'postgres', qq{SET SESSION AUTHORIZATION boss; CREATE DATABASE again_$_}, '00000') for 1 .. 3;
+@as_boss = ('pg_restore', '--exit-on-error', '--no-comments', '-U', 'boss');
+command_fails_like([ @as_boss, '-d', $other->connstr('again_1'), "$dir/his" ], qr/permission denied to create extension "pgjobs"/, 'he cannot restore it');
+$other->safe_psql($_, 'CREATE EXTENSION pgjobs') for qw(again_2 again_3);
+command_ok([ 'pg_restore', '--exit-on-error', '-n', 'pgjobs', '-d', $other->connstr('again_2'), "$dir/his" ], 'a superuser can');
+command_ok([ @as_boss, '-N', 'pgjobs', '-d', $other->connstr('again_2'), "$dir/his" ], 'and he all else');
+is($other->safe_psql('again_2', q{SELECT a FROM own; SELECT pgjobs.resume(); SET SESSION AUTHORIZATION worker; SELECT payload FROM pgjobs.claim('q')}),
+    qq{kept\n\n"kept"}, 'all is there');
+command_ok([ @as_boss, '--no-privileges', '-d', $other->connstr('again_3'), "$dir/without" ], 'without what is of pgjobs he restores alone');
+is($other->safe_psql('again_3', q{SELECT a FROM own; SELECT pgjobs.create_queue('q')}), "kept\n", 'and begins anew');
+
 is_state($node, 'postgres', 'DROP EXTENSION pgjobs', '00000', 'DROP EXTENSION of the original');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_namespace WHERE nspname = 'pgjobs'}), 0, 'leaves nothing');
 $node->safe_psql('postgres', q{CREATE EXTENSION pgjobs; SELECT pgjobs.create_queue('main')});

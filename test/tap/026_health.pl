@@ -106,9 +106,17 @@ sql(q{SELECT pgjobs.enqueue('clone')});
 is(result_of($waiter), 't', 'which who waits hears');
 sql(q{SELECT pgjobs.drop_queue('clone', true), pgjobs.drop_topic('t'); DROP TABLE runs});
 is_wrong('', 'and all is well');
+# The worker reads the configuration first, and sleeps when the launcher finds that it is not wanted any more.
+my $worker = wait_for_worker($node, 'postgres');
+my $launcher = sql(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pgjobs launcher'});
+sub times_asleep { return slurp_file("/proc/$worker/status") =~ /^voluntary_ctxt_switches:\s+(\d+)/m ? $1 : undef }
+my $before = times_asleep();
+kill STOP => $launcher;
 $node->append_conf('postgresql.conf', "pgjobs.execute = on\npgjobs.databases = 'nowhere'");
 $node->reload;
-is_wrong('worker', 'no worker for this database');
+ok(wait_until(sub { times_asleep() > $before }), 'the worker reads the configuration');
+kill CONT => $launcher;
+cmp_ok(timed(sub { is_wrong('worker', 'no worker for this database') }), '<', 20, 'as soon as it is not wanted');
 sql(q{UPDATE pgjobs.job SET due_at = now() - interval '1 hour' WHERE waiting = 1});
 is_wrong('worker, scheduled jobs', 'whose jobs are late');
 like(detail('scheduled jobs'), qr/since 60 min/, 'by how much');

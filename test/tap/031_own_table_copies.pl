@@ -39,11 +39,14 @@ $node->restart;
 $node->safe_psql('postgres', q{SELECT count(*) FROM pgjobs.claim_row(NULL::"My app"."Runs", 's', 2); SELECT count(*) FROM pgjobs.claim_row(NULL::parts, 's')});
 command_ok([ 'pg_dump', '-f', "$dir/plain.sql", '-d', $node->connstr('postgres') ], 'pg_dump');
 command_ok([ 'pg_dump', '-Fc', '-f', "$dir/custom", '-d', $node->connstr('postgres') ], 'pg_dump, custom');
+command_ok([ 'pg_dump', '-s', '-f', "$dir/structure.sql", '-d', $node->connstr('postgres') ], 'pg_dump, structure');
+command_ok([ 'pg_dump', '-a', '--disable-triggers', '-f', "$dir/data.sql", '-d', $node->connstr('postgres') ], 'pg_dump, data past the triggers');
 my $other = new_server('other', bare => 1);
-$other->safe_psql('postgres', 'CREATE TABLE before (); CREATE ROLE owner LOGIN; CREATE DATABASE plain; CREATE DATABASE custom');
+$other->safe_psql('postgres', 'CREATE TABLE before (); CREATE ROLE owner LOGIN; CREATE DATABASE plain; CREATE DATABASE custom; CREATE DATABASE untold');
 command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', "$dir/plain.sql", '-d', $other->connstr('plain') ], 'restored');
 command_ok([ 'pg_restore', '--exit-on-error', '-j2', '-d', $other->connstr('custom'), "$dir/custom" ], 'restored, custom');
-for my $copy ('plain', 'custom') {
+command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $other->connstr('untold'), '-f', "$dir/structure.sql", '-f', "$dir/data.sql" ], 'restored, data behind the structure');
+for my $copy ('plain', 'custom', 'untold') {
     is($other->safe_psql($copy, $settings), $before, "$copy: the settings");
     is($other->safe_psql($copy, 'SELECT bool_and(quarantined) FROM pgjobs.attached_tables'), 't', "$copy: quarantined");
     like($other->safe_psql($copy, q{SELECT detail FROM pgjobs.health() WHERE NOT ok AND name = 'attached tables'}), qr/is quarantined/, "$copy: health() says so");
@@ -74,6 +77,8 @@ is($other->safe_psql('plain', q{
     SELECT pgjobs.detach_table('"My app"."Runs"');
     SELECT (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal AND tgname LIKE 'pgjobs%') + (SELECT count(*) FROM pg_class WHERE relname ~ 'pgjobs_waiting')}),
     "\n\n0", 'detach_table removes everything');
+my $triggers = q{SELECT string_agg(format('%s %s %s', tgrelid::regclass, tgname, tgenabled), ', ' ORDER BY tgrelid::regclass::text, tgname) FROM pg_trigger WHERE tgname ~ '^pgjobs_'};
+is($other->safe_psql('untold', "SELECT pgjobs.resume(); $triggers"), "\n" . $node->safe_psql('postgres', $triggers), 'resume() makes of triggers that were off what they were');
 is_state($other, 'custom', 'DROP EXTENSION pgjobs', '00000', 'DROP EXTENSION in the other copy');
 is($other->safe_psql('custom', q{SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal AND tgname LIKE 'pgjobs%'}), 0, 'takes the triggers');
 

@@ -24,10 +24,11 @@ sub set_clock {
 set_clock(0);
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
-{
+sub start_server {
     local @ENV{qw(LD_PRELOAD PGJOBS_CLOCK)} = ($library, $file);
-    $node->start;
+    return $node->start;
 }
+start_server();
 $node->safe_psql('postgres', q{
     CREATE EXTENSION pgjobs;
     SELECT pgjobs.create_queue('q', lease => '3 seconds');
@@ -110,5 +111,41 @@ sleep 12; # what is looked for is that nothing happens
 is(times_asleep(), $before, 'and sleeps');
 set_clock(3601);
 cmp_ok(becomes_ready($later), '<', 8, 'until the clock is set');
+
+# ---- messages ----
+
+# Published an hour ahead, then by the clock that was set back, and after a restart.
+set_clock(7200);
+$node->safe_psql('postgres', q{SELECT pgjobs.publish('t', '"ahead"')});
+set_clock(3600);
+$node->safe_psql('postgres', q{SELECT pgjobs.publish('t', '"behind"')});
+$node->stop('immediate');
+start_server();
+$node->safe_psql('postgres', q{
+    SELECT pgjobs.publish('t', '"after a restart"');
+    CREATE FUNCTION first_since(at timestamptz) RETURNS bigint[] LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM pgjobs.seek('s', to_time => at), pgjobs.subscribe('new', 't', from_time => at);
+        RETURN ARRAY[(SELECT position FROM pgjobs.receive('s', 1)), (SELECT position FROM pgjobs.receive('new', 1))];
+    END $$;
+    CREATE FUNCTION checked(at timestamptz) RETURNS boolean LANGUAGE plpgsql AS $$ DECLARE
+        first bigint := (SELECT min(position) FROM pgjobs.log WHERE published_at >= at);
+        found bigint[] := first_since(at);
+    BEGIN
+        PERFORM pgjobs.unsubscribe('new');
+        RETURN found = ARRAY[first, first];
+    END $$;
+});
+my $log = q{SELECT count(*), bool_and(step >= '0') FROM (SELECT published_at - lag(published_at, 1, published_at) OVER (ORDER BY position) AS step FROM pgjobs.log) x};
+is($node->safe_psql('postgres', $log), '4|t', 'times of messages never go back');
+is($node->safe_psql('postgres', q{SELECT bool_and(checked(at)) FROM (SELECT published_at AS at FROM pgjobs.log UNION SELECT published_at + '1 us' FROM pgjobs.log UNION SELECT clock_timestamp()) x}), 't', 'and a place in time is that of the first message since');
+is($node->safe_psql('postgres', q{
+    SELECT pgjobs._keep_topics(clock_timestamp() + '2 days');
+    SELECT pgjobs.publish('t', '"in another segment"') > 0;
+    SELECT pgjobs._keep_topics(clock_timestamp() + '8 days 23 hours');
+    SELECT count(*) FROM pgjobs.log;
+    SELECT pgjobs._keep_topics(clock_timestamp() + '9 days');
+    SELECT count(*) FROM pgjobs.log;
+}), "0\nt\n0\n5\n1\n1", 'messages are kept for their time');
+
 $node->stop;
 done_testing();

@@ -205,6 +205,30 @@ ok(wait_until(sub { 2 <= (() = log_since($node, $offset) =~ /pgjobs could not ta
 as('worker', q{SELECT count(*) FROM pgjobs.claim_row(NULL::public.runs, 's', 10)});
 all_open('then another table has its turn');
 is(scalar(() = log_since($node, $offset) =~ /pgjobs could not take row/g), 2, 'before more of them');
+
+# ---- who may signal others ----
+
+# The launcher has no role, the worker is a superuser: neither is theirs. An owner's process is, and nothing is lost by it.
+as('postgres', q{CREATE ROLE signaller LOGIN IN ROLE pg_signal_backend; ALTER ROLE owner RESET statement_timeout; SELECT pgjobs.enqueue('q', delay => '1 hour')});
+sub pids { return split /\n/, as('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pgjobs $_[0]'") }
+for my $what (qw(launcher worker)) {
+    my ($pid) = pids($what);
+    like(as('signaller', "SELECT $_($pid)"), qr/ERROR:  42501/, "$_: not the $what") for qw(pg_cancel_backend pg_terminate_backend);
+    is(join(' ', pids($what)), $pid, 'which is still there');
+}
+is(as('owner', qq{
+    DROP TABLE slow;
+    CREATE TABLE slower (id int PRIMARY KEY, state text DEFAULT 'busy');
+    INSERT INTO slower SELECT n FROM generate_series(1, 50) n;
+    CREATE TRIGGER sleep BEFORE UPDATE ON slower FOR EACH ROW EXECUTE FUNCTION sleep();
+    SELECT pgjobs.attach_table('public.slower', 'state', $second)}), '', 'a process of an owner is at work');
+my @reaper;
+ok(wait_until(sub { @reaper = pids('row reaper'); @reaper == 1 }), 'which is seen');
+$offset = -s $node->logfile;
+ok(wait_until(sub { as('signaller', "SELECT pg_cancel_backend($reaper[0])"); log_since($node, $offset) =~ /could not take row/ }), 'can be cancelled: a row fails');
+ok(wait_until(sub { ($reaper[0]) = pids('row reaper'); $reaper[0] && as('signaller', "SELECT pg_terminate_backend($reaper[0])") eq 't' }), 'and terminated');
+as('worker', q{SELECT count(*) FROM pgjobs.claim_row(NULL::public.runs, 's', 10)});
+all_open('others come');
 $node->stop;
 
 done_testing();
