@@ -260,17 +260,26 @@ static void check_prepared(FunctionCallInfo fcinfo) {
     });
 }
 
+// Which listener keeps it full nobody can see; it sits in a transaction, most likely in the oldest.
 static constinit pg::Statement select_usage{
-    "SELECT pg_catalog.pg_notification_queue_usage()", {}, nullptr};
+    "SELECT pg_catalog.pg_notification_queue_usage(), COALESCE(("
+    "SELECT a.pid FROM pg_catalog.pg_stat_activity a WHERE a.backend_type = 'client backend' "
+    "AND a.xact_start IS NOT NULL ORDER BY a.xact_start LIMIT 1), 0)",
+    {},
+    nullptr};
 
 static void check_notifications(FunctionCallInfo fcinfo) {
-    double usage =
-        pg::as_owner([] { return pg::run(&select_usage), DatumGetFloat8(pg::datum_at(0, 1)); });
-    report(fcinfo, "notifications", usage <= full_notify_queue,
-           psprintf(usage <= full_notify_queue
-                        ? "the server's queue is %.0f %% full"
-                        : "the server's queue is %.0f %% full: a listener sits in a transaction",
-                    usage * 100));
+    int32 oldest;
+    double usage = pg::as_owner([&] {
+        pg::run(&select_usage);
+        oldest = pg::int32_at(0, 2);
+        return DatumGetFloat8(pg::datum_at(0, 1));
+    });
+    const char *detail = psprintf("the server's queue is %.0f %% full", usage * 100);
+    if (usage > full_notify_queue)
+        detail = psprintf("%s: a listener sits in a transaction; the oldest is that of process %d",
+                          detail, oldest);
+    report(fcinfo, "notifications", usage <= full_notify_queue, detail);
 }
 
 // ---- the tables ----
