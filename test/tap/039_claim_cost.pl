@@ -109,8 +109,7 @@ worked_off();
 sql(q{COMMIT PREPARED 'job'});
 wait_until(sub { sql(q{SELECT count(*) FROM pgjobs.jobs WHERE queue = 'q' AND state = 'ready'}) == 1 });
 is(sql(q{SELECT payload FROM pgjobs.claim('q')}), '"prepared"', 'a prepared job');
-sql(q{SELECT FROM pgjobs.claim('q')});
-is_cheap('', 'afterwards: a claim of nothing');
+ok(wait_until(sub { $session->query_safe(q{SELECT cost('q')}) <= $most }), 'afterwards: a claim of nothing looks at few pages again');
 forget_running();
 
 # ---- jobs that come back in front of dead ones ----
