@@ -263,3 +263,23 @@ SELECT (SELECT array_agg(column_name::text ORDER BY ordinal_position) FROM infor
 SELECT pgjobs.version() LIKE extversion || '%' AS same FROM pg_extension WHERE extname = 'pgjobs';
 
 SELECT pgjobs.drop_queue('ci');
+
+-- A view of jobs asked for one id goes by the index, also for who may see some queues only.
+SELECT pgjobs.create_queue('many'), pgjobs.create_queue('other');
+SELECT cardinality(pgjobs.enqueue_many('many', array_fill('{}'::jsonb, ARRAY[20000])));
+SELECT max(id) AS id FROM pgjobs.jobs WHERE queue = 'many' \gset
+CREATE ROLE onlooker;
+SELECT pgjobs.grant_queue('many', 'onlooker', '{monitor}');
+ANALYZE pgjobs.job;
+SET ROLE onlooker;
+SELECT count(*), pg_stat_force_next_flush() FROM pgjobs.jobs WHERE id = :id; -- what was read so far, and what is looked up once
+BEGIN;
+SELECT count(*) FROM pgjobs.jobs WHERE id = :id;
+SELECT count(*) FROM pgjobs.attempts WHERE job_id = :id;
+SELECT sum(seq_tup_read + COALESCE(idx_tup_fetch, 0)) < 10 AS few FROM pg_stat_xact_all_tables
+WHERE schemaname = 'pgjobs' AND relname ~ '^(job$|history)';
+COMMIT;
+RESET ROLE;
+SELECT pgjobs.drop_queue('many', force => true), pgjobs.drop_queue('other');
+DROP OWNED BY onlooker;
+DROP ROLE onlooker;

@@ -152,6 +152,26 @@ SELECT pg_stat_force_next_flush();
 SELECT indexrelname, idx_scan FROM pg_stat_user_indexes WHERE relname = 'plans' ORDER BY 1;
 DROP TABLE plans;
 
+-- Never more rows than were asked for, with a plan that looks at inner rows again and again: no statistics, loops only.
+CREATE TABLE split (id int, part int, state text DEFAULT 'open', PRIMARY KEY (part, id)) PARTITION BY LIST (part);
+CREATE TABLE split_1 PARTITION OF split FOR VALUES IN (1) WITH (autovacuum_enabled = off);
+CREATE TABLE split_2 PARTITION OF split FOR VALUES IN (2) WITH (autovacuum_enabled = off);
+SELECT pgjobs.attach_table('split', 'state', '[{"stage": "s", "waiting": "open", "working": "busy", "done": "closed", "stale_after": "1 hour"}]');
+INSERT INTO split SELECT n, 1 + n % 2 FROM generate_series(1, 1000) n;
+UPDATE pg_class SET relpages = 0, reltuples = 0 WHERE relname IN ('split_1', 'split_2');
+SET enable_hashjoin = off;
+SET enable_mergejoin = off;
+SET enable_material = off;
+SELECT n AS asked, count(*) AS calls, min(got) AS least, max(got) AS most FROM generate_series(1, 40) i, generate_series(1, 4) n,
+    LATERAL (SELECT count(*) AS got FROM pgjobs.claim_row(NULL::split, 's', n + 0 * i)) c GROUP BY n ORDER BY n;
+SELECT state, count(*) FROM split GROUP BY state ORDER BY state;
+SELECT pgjobs._reap_rows(now() + interval '2 hours') AS reaped;
+SELECT state, count(*) FROM split GROUP BY state ORDER BY state;
+RESET enable_hashjoin;
+RESET enable_mergejoin;
+RESET enable_material;
+DROP TABLE split;
+
 -- ---- what attach adds, detach removes ----
 
 CREATE FUNCTION pg_temp.added(target regclass) RETURNS TABLE (kind text, definition text) LANGUAGE sql AS $$

@@ -262,3 +262,41 @@ SELECT payload FROM pgjobs.claim('mine');
 SELECT count(*) FROM pgjobs.claim('mine');
 COMMIT;
 SELECT pgjobs.drop_queue('mine', force => true);
+
+-- A hundred blocks with exceptions in each other, more than a process remembers subtransactions of; what is within the
+-- seventieth is undone.
+SELECT pgjobs.create_topic('deep'), pgjobs.create_topic('deep_events');
+SELECT pgjobs.create_queue('deep', events_topic => 'deep_events');
+CREATE FUNCTION pg_temp.descend(depth integer) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pgjobs.enqueue('deep', to_jsonb(depth), priority => depth % 5), pgjobs.publish('deep', to_jsonb(depth));
+    PERFORM pgjobs.enqueue('deep', to_jsonb(depth), delay => '1 hour', unique_key => (depth % 80)::text);
+    IF depth % 2 = 0 THEN
+        PERFORM FROM pgjobs.claim('deep');
+    ELSIF depth % 3 = 0 THEN
+        PERFORM pgjobs.cancel(max(id)) FROM pgjobs.job WHERE queue_id = (SELECT id FROM pgjobs.queue WHERE name = 'deep');
+    END IF;
+    IF depth < 100 THEN
+        BEGIN
+            PERFORM pg_temp.descend(depth + 1);
+            IF depth = 70 THEN
+                RAISE 'undone';
+            END IF;
+        EXCEPTION WHEN raise_exception THEN
+            NULL;
+        END;
+    END IF;
+END $$;
+SELECT pg_temp.descend(1);
+CREATE VIEW pg_temp.deep AS SELECT state, count(*), max(payload::integer) AS deepest FROM pgjobs.jobs WHERE queue = 'deep' GROUP BY state;
+SELECT * FROM pg_temp.deep ORDER BY state;
+SELECT ready, scheduled, running FROM pgjobs.queues WHERE name = 'deep';
+SELECT pgjobs._check_frontier() AS hidden, pgjobs._recount() AS wrong, pgjobs._check_leases() AS unknown;
+SELECT count(*), max(payload::integer) FROM pgjobs.read('deep', 0, 1000);
+-- The last event of each job says its state.
+SELECT state, count(*) FROM (
+    SELECT DISTINCT ON (key) payload ->> 'to' AS state FROM pgjobs.read('deep_events', 0, 1000)
+    ORDER BY key, (payload ->> 'rev')::integer DESC) e GROUP BY state ORDER BY state;
+SELECT count(*) FROM pgjobs.claim('deep', 1000);
+SELECT * FROM pg_temp.deep ORDER BY state;
+SELECT pgjobs.drop_queue('deep', force => true), pgjobs.drop_topic('deep'), pgjobs.drop_topic('deep_events');

@@ -224,7 +224,28 @@ SELECT state, attempt, max_attempts, error FROM pgjobs.jobs WHERE id = :id;
 -- A long error is clipped at 8 kB, between characters.
 SELECT pgjobs.enqueue('plain') AS id \gset
 SELECT pgjobs.fail(id, token, 'x' || repeat('ä', 5000), retry => false) FROM pgjobs.claim('plain');
-SELECT octet_length(error) BETWEEN 8000 AND 8192 AS clipped, error ~ '^xä+$' AS whole FROM pgjobs.jobs WHERE id = :id;
+SELECT octet_length(error), error ~ '^xä+$' AS whole FROM pgjobs.jobs WHERE id = :id;
+DO $$
+BEGIN
+    FOR n IN 8191 .. 8193 LOOP
+        PERFORM pgjobs.enqueue('plain', to_jsonb(n));
+        PERFORM pgjobs.fail(id, token, repeat('x', n), retry => false) FROM pgjobs.claim('plain');
+    END LOOP;
+END $$;
+SELECT payload AS bytes, octet_length(j.error) AS kept, octet_length(a.error) AS in_attempt FROM pgjobs.jobs j JOIN pgjobs.attempts a ON job_id = id
+WHERE j.error LIKE 'xxx%' ORDER BY id;
+
+-- The last hundred attempts are kept.
+SELECT pgjobs.enqueue('plain', max_attempts => 200) AS id \gset
+DO $$
+BEGIN
+    FOR n IN 1 .. 101 LOOP
+        PERFORM pgjobs.fail(id, token, 'failure ' || n, retry_in => '0') FROM pgjobs.claim('plain');
+    END LOOP;
+END $$;
+SELECT count(*), min(attempt), max(attempt), count(*) FILTER (WHERE error = 'failure ' || attempt) AS right FROM pgjobs.attempts WHERE job_id = :id;
+SELECT attempt, jsonb_array_length(attempts), attempts #>> '{99,error}' AS last FROM pgjobs.job(:id);
+SELECT pgjobs.cancel(:id);
 
 -- A retry comes behind the work that is already waiting.
 SELECT pgjobs.enqueue('plain', '"failing"') > 0 AS added;

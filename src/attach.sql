@@ -15,7 +15,8 @@ CREATE TABLE pgjobs.working_row (
 ) WITH (
     vacuum_truncate = off,
     autovacuum_vacuum_scale_factor = 0.05,
-    autovacuum_vacuum_threshold = 5000
+    autovacuum_vacuum_threshold = 5000,
+    toast.vacuum_truncate = off
 );
 CREATE INDEX working_row_key ON pgjobs.working_row (key, target);
 CREATE INDEX working_row_due ON pgjobs.working_row (due_at);

@@ -105,8 +105,8 @@ static void open_leaf(Archive *archive, store::Table *jobs, TimestampTz keep_unt
         store::close(archive->leaf);
     archive->leaf = nullptr;
     Oid leaf = lock_leaf(start);
-    archive->leaf = pg::in_context(jobs->context,
-                                   [&] { return store::open(leaf, store::Kind::history); });
+    archive->leaf =
+        pg::in_context(jobs->context, [&] { return store::open(leaf, store::Kind::history); });
     archive->leaf_start = start;
 }
 

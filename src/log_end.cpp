@@ -1,5 +1,6 @@
 #include "log_end.hpp"
 
+#include "inject.hpp"
 #include "pg/function.hpp"
 #include "pg/spi.hpp"
 #include "segment.hpp"
@@ -117,9 +118,17 @@ static void refuse_on_standby() {
                 errhint("Read on the primary, or query the table pgjobs.log as its owner."));
 }
 
-// The place, made if need be, with its lock held; nullptr if all are taken.
+static constinit pg::Statement select_topic{
+    "SELECT FROM pgjobs.topic t WHERE t.id = $1", {INT4OID}, nullptr};
+
+static bool is_there(int32 topic) {
+    return pg::as_owner([&] { return pg::run(&select_topic, pg::value(topic)) > 0; });
+}
+
+// The place, made if need be, with its lock held; nullptr if all are taken or the topic is gone.
 static TopicEnd *try_lock_place(const Topic *topic) {
     refuse_on_standby();
+    PGJOBS_POINT("place-sought");
     for (;;) {
         TopicEnd *place = lock_place(topic->id);
         if (place != nullptr)
@@ -137,11 +146,20 @@ static TopicEnd *try_lock_place(const Topic *topic) {
         });
         if (!made)
             return nullptr;
+        // Who drops a topic gives up the place that is there then. This one may have come too late.
+        if (!is_there(topic->id)) {
+            drop(MyDatabaseId, topic->id);
+            return nullptr;
+        }
     }
 }
 
 static TopicEnd *lock_or_make_place(const Topic *topic) {
     TopicEnd *place = try_lock_place(topic);
+    if (place == nullptr && !is_there(topic->id))
+        ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
+                errmsg("topic \"%s\" was dropped", topic->name),
+                errhint("Stop the reader, or create the topic again."));
     if (place == nullptr)
         no_place(topic);
     return place;

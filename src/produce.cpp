@@ -143,8 +143,9 @@ static int by_key(const void *one, const void *other) {
     return order != 0 ? order : (left > right) - (left < right);
 }
 
-// Ids are in the caller's order, and so are claims. Keys are added in an order of their own: each may
-// wait for a transaction that has it, and two that go by the same order do not wait for each other.
+// Ids are in the caller's order, and so are claims. Keys are added in an order of their own: each
+// may wait for a transaction that has it, and two that go by the same order do not wait for each
+// other.
 static void add_all(const NewJob *list, int count, const OnConflict *on_conflict, TimestampTz now,
                     int64 *ids) {
     auto **unique = static_cast<const NewJob **>(
@@ -217,10 +218,10 @@ PGJOBS_FUNCTION(enqueue) {
     job.stage = first_stage(job.queue, stage);
     if (job.max_attempts == 0)
         job.max_attempts = job.queue->max_attempts;
-    int64 id = job.unique_key != nullptr ? add_unique(job, on_conflict, 0, now)
-                                         : store::with_jobs([&](store::Table *jobs) {
-                                               return life::add(jobs, job, now);
-                                           });
+    int64 id =
+        job.unique_key != nullptr
+            ? add_unique(job, on_conflict, 0, now)
+            : store::with_jobs([&](store::Table *jobs) { return life::add(jobs, job, now); });
     PG_RETURN_INT64(id);
 }
 

@@ -13,8 +13,8 @@
 
 namespace pgjobs::wait {
 
-// After a waiter has told its client that there is work, the next one looks again after this time:
-// a client that is gone or does not claim strands nothing.
+// After a waiter was called, or has told its client that there is work, the next one looks again
+// after this time: a process that stands still and a client that does not claim strand nothing.
 constexpr int64 baton = 50 * 1000;
 
 // ---- waking; under the waiters lock ----
@@ -29,9 +29,14 @@ static bool matches(const Waiter *waiter, Oid database, const Purpose &thing) {
            (thing.subscription == 0 || purpose.subscription == thing.subscription);
 }
 
+static void set_latch(const Waiter *waiter) {
+    wake_process(static_cast<uint32>(waiter - waiters) + 1);
+}
+
 static void wake(Waiter *waiter) {
     waiter->woken = true;
-    wake_process(static_cast<uint32>(waiter - waiters) + 1);
+    if (!PGJOBS_LOST("wake-lost"))
+        set_latch(waiter);
 }
 
 // The longest waiting one that has not been woken yet, or nullptr.
@@ -46,14 +51,29 @@ static Waiter *next_waiter(Oid database, const Purpose &thing) {
     return next;
 }
 
-static void wake_some(Oid database, const Purpose &thing, int64 count) {
-    LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
+// Hands the baton to the next one, who sees after a while whether there is still work.
+static void pass_baton(Oid database, const Purpose &thing) {
+    Waiter *next = next_waiter(database, thing);
+    int64 at = core::monotonic() + baton;
+    if (next == nullptr || next->check <= at)
+        return;
+    next->check = at;
+    set_latch(next);
+}
+
+static void call(Oid database, const Purpose &thing, int64 count) {
     for (; count > 0; count--) {
         Waiter *waiter = next_waiter(database, thing);
         if (waiter == nullptr)
-            break;
+            return;
         wake(waiter);
     }
+    pass_baton(database, thing);
+}
+
+static void wake_some(Oid database, const Purpose &thing, int64 count) {
+    LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
+    call(database, thing, count);
     LWLockRelease(shared->waiters_lock);
 }
 
@@ -87,8 +107,10 @@ void wake_readers(Oid database, int32 topic) {
     thing.topic = topic;
     LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
     for (int i = 0; i < shared->procs; i++)
-        if (matches(&waiters[i], database, thing) && !waiters[i].woken && is_first(&waiters[i]))
+        if (matches(&waiters[i], database, thing) && !waiters[i].woken && is_first(&waiters[i])) {
             wake(&waiters[i]);
+            pass_baton(database, waiters[i].purpose);
+        }
     LWLockRelease(shared->waiters_lock);
 }
 
@@ -141,11 +163,8 @@ void leave() {
         return;
     LWLockAcquire(shared->waiters_lock, LW_EXCLUSIVE);
     Waiter *waiter = mine();
-    if (waiter->woken && waiter->purpose.job == 0) {
-        Waiter *next = next_waiter(waiter->database, waiter->purpose);
-        if (next != nullptr)
-            wake(next);
-    }
+    if (waiter->woken && waiter->purpose.job == 0)
+        call(waiter->database, waiter->purpose, 1);
     waiter->database = InvalidOid;
     LWLockRelease(shared->waiters_lock);
     if (pg_atomic_sub_fetch_u32(&waiting_in->waiters, 1) == 0)
@@ -159,12 +178,8 @@ static void pass_baton() {
     Waiter *waiter = mine();
     bool woken = waiter->woken;
     waiter->woken = true; // not itself
-    Waiter *next = next_waiter(waiter->database, waiter->purpose);
+    pass_baton(waiter->database, waiter->purpose);
     waiter->woken = woken;
-    if (next != nullptr && next->check == never) {
-        next->check = core::monotonic() + baton;
-        wake_process(static_cast<uint32>(next - waiters) + 1);
-    }
     LWLockRelease(shared->waiters_lock);
 }
 

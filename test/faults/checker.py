@@ -22,6 +22,7 @@ durable_claims or the log was flushed beyond it; such a claim counts while its s
   S8  a lease is as long as promised and extend never shortens it
   S9  attempts at the end are the claims that happened; dead only with no attempt left or on demand
   S11 nothing is claimed before its time
+  S12 a job that was sent again, with the same unique key, until its answer came is there once
   F1  what was acknowledged as final is final: one outcome, and no claim afterwards
   F2  a stage that was completed is not worked on again
   F3  a repeated complete gives the same answer again
@@ -410,6 +411,25 @@ class Checker:
                 there = sum(present[key] > 0 for key in op.args["keys"])
                 if there not in (0, len(op.args["keys"])):
                     self.wrong("A1", None, f"{op.name} added {there} of {len(op.args['keys'])}")
+
+    # ---- S12 ----
+
+    def check_once(self):
+        there = collections.defaultdict(set)
+        for key, job in self.final.get("once", ()):
+            there[key].add(job)
+        asked = collections.defaultdict(list)
+        for op in self.ops:
+            if op.f == "enqueue_once":
+                asked[op.args["key"]].append(op)
+        for key in asked | there:
+            ops, jobs = asked.get(key, []), there.get(key, set())
+            self.counts["jobs sent again"] += len(ops) > 1
+            answers = {op.res for op in ops if op.type == "ok"}
+            possible = any(op.may() for op in ops)
+            if len(jobs) > possible or not answers <= jobs:
+                self.wrong("S12", None, f"{key} was asked for {len(ops)} times, its answers are "
+                                        f"{sorted(answers)}; there is {sorted(jobs)}")
 
     # ---- S4 ----
 
@@ -817,6 +837,7 @@ class Checker:
 
     def check(self):
         self.check_jobs()
+        self.check_once()
         self.check_effects()
         self.check_claims()
         self.check_times()

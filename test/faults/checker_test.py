@@ -279,6 +279,17 @@ def good_replaced_whose_answer_was_lost(history):
     history.end(1, "cancelled", stage="one", attempt=0, key="k1b", unique_key="u")
 
 
+def send(history, answer=7, **more):
+    history.op(1, "enqueue_once", {"key": "o"}, answer, **more)
+
+
+def good_sent_again(history):
+    send(history, outcome="info")
+    history.crash(redo=100)
+    send(history)
+    history.final["once"] = [("o", 7)]
+
+
 def good_rolled_back_claim(history):
     """A claim rolled back with its transaction counts no attempt, and leaves no lease."""
     history.enqueue(1)
@@ -923,6 +934,29 @@ def two_jobs_for_a_message(history):
     history.final["copies"] = [(1, "x"), (1, "x")]
 
 
+# ---- S12 ----
+
+
+def sent_again_and_there_twice(history):
+    good_sent_again(history)
+    history.final["once"].append(("o", 8))
+
+
+def sent_again_and_lost(history):
+    good_sent_again(history)
+    history.final["once"] = []
+
+
+def sent_again_and_another(history):
+    good_sent_again(history)
+    history.final["once"] = [("o", 8)]
+
+
+def refused_and_there(history):
+    send(history, outcome="fail", sqlstate="40001")
+    history.final["once"] = [("o", 7)]
+
+
 FAULTS = {
     lost_job: "S1", lost_by_crash: "S1", two_jobs_one_id: "S1",
     job_from_nowhere: "S2", refused_enqueue_happened: "S2", rolled_back_enqueue_happened: "S2",
@@ -938,6 +972,8 @@ FAULTS = {
     shortened_lease: "S8", extend_shortens: "S8",
     dead_too_soon: "S9", attempts_lost: "S9", attempt_of_rolled_back_claim: "S9",
     claimed_too_early: "S11", backoff_too_short: "S11", snooze_too_short: "S11",
+    sent_again_and_there_twice: "S12", sent_again_and_lost: "S12",
+    sent_again_and_another: "S12", refused_and_there: "S12",
     duplicate_completion: "F1", other_token_at_the_end: "F1", completed_came_back: "F1",
     claimed_after_the_end: "F1", cancelled_ran_on: "F1",
     stage_went_back: "F2",

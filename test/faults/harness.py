@@ -59,6 +59,7 @@ RULES = {
     "S8": "leases are as long as promised",
     "S9": "attempts are the claims that happened",
     "S11": "nothing was claimed before its time",
+    "S12": "what was sent again until an answer came is there once",
     "F1": "what was final stayed final, by one token",
     "F2": "completed stages stayed completed",
     "F3": "repeated completes were answered as before",
@@ -134,6 +135,7 @@ class Run:
                      queue["durable"], "events" if "." in name else "wakeup"))
                 self.recorder.write("queue", name=name, backoff=history.BACKOFF,
                                     backoff_max=history.BACKOFF_MAX, **queue)
+            connection.execute("SELECT pgjobs.create_queue(%s)", (history.ONCE,))
             topic_history.create(connection)
             if self.options.hostile:
                 surroundings.make_hostile(connection)
@@ -242,6 +244,13 @@ class Run:
         self.say(f"killed {mode:10}  back after {(time.monotonic() - began) * 1000:5.0f} ms"
                  f"{'' if redo else '  (no redo)'}")
 
+    def kill_producers(self, mode):
+        """Everybody is just adding a job of which there must be one."""
+        self.flag(history.ONCE)
+        time.sleep(0.1)
+        self.kill_server(mode)
+        os.unlink(os.path.join(self.histories, history.ONCE))
+
     def wait_for_restart(self):
         ended = self.epoch
         while self.epoch == ended:
@@ -293,7 +302,10 @@ class Run:
                 time.sleep(self.random.uniform(0, 0.5))
                 self.kill_client()
             time.sleep(max(self.random.uniform(0.5, 1.0), due - time.monotonic()))
-            self.kill_server(mode)
+            if n % 4 == 0 and mode != "group":
+                self.kill_producers(mode)
+            else:
+                self.kill_server(mode)
         time.sleep(max(2, self.began + self.options.seconds - time.monotonic()))
 
     # ---- the end ----
@@ -426,12 +438,14 @@ class Run:
                 " FROM pgjobs.jobs v LEFT JOIN pgjobs.history h ON h.id = v.id"
                 " WHERE v.queue = ANY(%s)", (list(history.QUEUES),)).fetchall()
             effects = connection.execute("SELECT job, stage, token FROM effects").fetchall()
+            once = connection.execute("SELECT payload->>'k', id FROM pgjobs.jobs WHERE queue = %s",
+                                      (history.ONCE,)).fetchall()
             topics = topic_history.final(connection)
         names = ("id", "queue", "stage", "state", "attempt", "max_attempts", "key", "effect",
                  "unique_key", "worker", "done_token", "attempts")
         final = {**self.facts, "jobs": [dict(zip(names, row)) for row in jobs],
                  "effects": [dict(zip(("job", "stage", "token"), row)) for row in effects],
-                 **topics}
+                 "once": once, **topics}
         for row in final["jobs"]:
             row["open"] = row["state"] not in ("completed", "dead", "cancelled")
             if row["state"] == "completed":
@@ -489,6 +503,7 @@ class Run:
             "jobs dead": 1,
             "jobs cancelled": 1,
             "prepared transactions": seconds / 5,
+            "jobs sent again": 1 if self.options.kills >= 6 else 0,
             "messages acknowledged": 3 * seconds,
             "messages received": 3 * seconds,
             "acknowledgements": seconds / 4,

@@ -29,6 +29,7 @@ QUEUES = {
     "staged": {"stages": ["prepare", "build", "ship"], "lease": 2_000_000, "durable": False},
     "durable.staged": {"stages": ["prepare", "build"], "lease": 1_000_000, "durable": True},
 }
+ONCE = "once"  # a queue of which nobody claims
 MAX_ATTEMPTS = 6
 BACKOFF = 200_000
 BACKOFF_MAX = 1_000_000
@@ -126,6 +127,7 @@ class Client(topic_history.TopicClient):
         self.jobs = []
         self.finished = []  # jobs that are dead, cancelled or completed, by what we heard
         self.open = 0
+        self.unsure = None  # the key of a job of which nobody knows whether it was added
         self.prepared = {}  # transactions by gid: when to end them, and the leases that they took
         self.stall_due = time.monotonic() + self.random.uniform(*STALLS)
         self.draining = False
@@ -318,6 +320,14 @@ class Client(topic_history.TopicClient):
         self.jobs = (self.jobs + [job])[-100:]
         self.open += 1
         return job
+
+    def enqueue_once(self):
+        """A producer who must have one job: without an answer he sends it again, with the same key."""
+        self.unsure = self.unsure or self.new_key()[0]
+        self.operate("enqueue_once", {"key": self.unsure},
+                     "SELECT pgjobs.enqueue(%s, %s::jsonb, unique_key => %s, on_conflict => 'keep')",
+                     (ONCE, json.dumps({"k": self.unsure}), self.unsure), lambda rows: rows[0][0])
+        self.unsure = None
 
     def enqueue_many(self):
         queue = self.random.choice(list(QUEUES))
@@ -639,7 +649,7 @@ class Client(topic_history.TopicClient):
         if self.open < MANY_OPEN:
             choices |= {self.enqueue: 14, self.enqueue_many: 3, self.savepoints: 3}
         choices |= {self.work_in_transaction: 5, self.publish: 6, self.receive: 5, self.read: 2,
-                    self.read_in_transaction: 1}
+                    self.read_in_transaction: 1, self.enqueue_once: 20 if self.unsure else 4}
         if self.batches:
             choices[self.ack] = 4
         if self.old_batches:
@@ -658,6 +668,9 @@ class Client(topic_history.TopicClient):
         return choices
 
     def step(self):
+        if self.flag(ONCE):
+            self.enqueue_once()
+            return
         for gid, (due, _) in self.prepared.items():
             if due <= time.monotonic():
                 self.finish_prepared(gid)
@@ -685,6 +698,9 @@ class Client(topic_history.TopicClient):
     def drain_step(self):
         if self.prepared:
             self.finish_prepared(next(iter(self.prepared)))
+            return
+        if self.unsure:
+            self.enqueue_once()
             return
         if self.held:
             self.on_held(self.complete, self.held[0])

@@ -197,6 +197,21 @@ SELECT set_eq(
         'topic_pkey', 'topic_name_key', 'topic_acl_pkey', 'segment_pkey', 'subscription_pkey', 'subscription_name_key',
         'feed_pkey', 'feed_queue_key', 'working_row_key', 'working_row_due'],
     'indexes');
+-- Where rows come and go: no VACUUM takes ACCESS EXCLUSIVE to shorten a table, and new versions have room beside old ones.
+-- Partitions that are made at run time have a star for what tells them apart.
+SELECT set_eq(
+    $$SELECT DISTINCT regexp_replace(c.relname, '(history|log)_\d+$', '\1_*') AS name, array_to_string(c.reloptions, ' ') AS own, array_to_string(t.reloptions, ' ') AS toast
+      FROM pg_class c LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
+      WHERE c.relnamespace = 'pgjobs'::regnamespace AND c.relkind = 'r'
+          AND c.relname NOT IN ('acl', 'home', 'queue', 'segment', 'stage', 'topic', 'topic_acl')$$,
+    $$VALUES ('job', 'fillfactor=40 toast_tuple_target=256 vacuum_truncate=off autovacuum_vacuum_scale_factor=0.05 autovacuum_vacuum_threshold=5000',
+            'vacuum_truncate=off'),
+        ('history_*', 'vacuum_truncate=off', 'vacuum_truncate=off'),
+        ('log_*', 'vacuum_truncate=off autovacuum_vacuum_insert_threshold=-1', 'vacuum_truncate=off autovacuum_vacuum_insert_threshold=-1'),
+        ('receipt_0', 'vacuum_truncate=off', NULL), ('receipt_1', 'vacuum_truncate=off', NULL), ('receipt_2', 'vacuum_truncate=off', NULL),
+        ('working_row', 'vacuum_truncate=off autovacuum_vacuum_scale_factor=0.05 autovacuum_vacuum_threshold=5000', 'vacuum_truncate=off'),
+        ('subscription', 'fillfactor=50 vacuum_truncate=off', NULL), ('feed', 'fillfactor=50 vacuum_truncate=off', NULL)$$,
+    'options of tables');
 SELECT is((SELECT indpred IS NOT NULL FROM pg_index WHERE indexrelid = 'pgjobs.job_due'::regclass), true,
     'the index of due jobs is partial');
 SELECT is_empty(

@@ -102,6 +102,30 @@ is_state($node, 'postgres', q{DO $$ DECLARE r boolean; BEGIN PERFORM pgjobs.enqu
 is($node->safe_psql('postgres', q{SELECT count(*) FROM pgjobs.jobs WHERE queue = 'other'}), 0, 'which was not committed');
 is_state($node, 'postgres', q{DO $$ DECLARE r boolean; BEGIN CALL pgjobs.wait('q', '10 ms', r); IF r THEN RAISE 'ready'; END IF; END $$}, '00000', 'in a DO block that has written nothing');
 
+# What a driver sends as a pipeline, with one Sync behind it, is a transaction without BEGIN. Its SQLSTATE.
+sub pipeline {
+    my ($first, $call) = @_;
+    my $script = $node->basedir . '/pipeline';
+    unlink $script;
+    append_to_file($script, "\\startpipeline\n$first;\n$call;\n\\endpipeline\n");
+    my $from = -s $node->logfile;
+    my $done = run_log([ 'pgbench', '-n', '-M', 'extended', '-t', 1, '-f', $script, '-d', $node->connstr('postgres') ]);
+    return $done ? '00000' : log_since($node, $from) =~ / (\w{5}) \S+ ERROR: / ? $1 : 'no answer';
+}
+$node->safe_psql('postgres', q{
+    CREATE TABLE written (n integer);
+    CREATE TABLE rows (id integer PRIMARY KEY, state text);
+    SELECT pgjobs.attach_table('rows', 'state', '[{"stage": "s", "waiting": "open", "working": "busy", "done": "closed"}]');
+    SELECT pgjobs.create_topic('t'), pgjobs.subscribe('s', 't');
+});
+my $open_job = $node->safe_psql('postgres', q{SELECT pgjobs.enqueue('other', delay => '1 hour')});
+for my $call (q{pgjobs.wait('q', '0')}, "pgjobs.await($open_job, '0')", q{pgjobs.wait_row('rows', 's', '0')}, q{pgjobs.wait_message('s', '0')}) {
+    is(pipeline('SELECT 1', "CALL $call"), '00000', "$call in a pipeline that has only read");
+    is(pipeline('INSERT INTO written VALUES (9)', "CALL $call"), '25001', "$call in a pipeline that has written");
+    is($node->safe_psql('postgres', 'SELECT count(*) FROM written'), 0, 'which was not committed');
+}
+$node->safe_psql('postgres', "SELECT pgjobs.cancel($open_job)");
+
 wakes(q{CALL pgjobs.wait('q', '20 seconds')}, q{SELECT pgjobs.enqueue('q')}, qr/^t$/m, 'enqueue wakes');
 $node->safe_psql('postgres', $all);
 wakes(q{CALL pgjobs.wait('q', '20 seconds')}, q{SELECT pgjobs.enqueue('q', delay => '100 ms')}, qr/^t$/m, 'a delayed job wakes');

@@ -10,7 +10,7 @@ use Test::More;
 use Time::HiRes qw(time usleep);
 use Pgjobs;
 
-my $node = new_server('main', conf => 'pgjobs.event_buffer = 256');
+my $node = new_server('main', init => { allows_streaming => 1 }, conf => 'pgjobs.event_buffer = 256');
 $node->safe_psql('postgres', q{
     SELECT pgjobs.create_queue('wake');
     SELECT pgjobs.create_queue('silent', notify => 'off');
@@ -197,8 +197,29 @@ $tx->quit;
 
 # ---- after a restart, and after a worker that was killed ----
 
+# Nobody looks after the database until somebody listens; then each queue that notifies says once that something may
+# have been lost, and nothing else.
+sub is_told_once {
+    my ($when) = @_;
+    listen_to(qw(wake silent told a.b-c));
+    $node->append_conf('postgresql.conf', q{pgjobs.databases = ''});
+    $node->reload;
+    hear_until(sub { @heard >= 3 });
+    hear_all('told');
+    is_deeply([ sort map { "$_->[0] $_->[1]" } @heard ],
+        [ 'pgjobs_a.b-c {"queue": "a.b-c", "resync": true}', 'pgjobs_told {"queue": "told", "resync": true}', 'pgjobs_wake ' ],
+        "once $when: look");
+    $listener->quit;
+    return;
+}
+
 $listener->quit;
-$node->restart;
+for my $how ('fast', 'immediate') {
+    $node->append_conf('postgresql.conf', q{pgjobs.databases = 'nowhere'});
+    $node->stop($how);
+    $node->start;
+    is_told_once("after a start behind a stop that is $how");
+}
 listen_to('told', 'wake');
 $node->safe_psql('postgres', q{SELECT pgjobs.enqueue('told')});
 hear_all('told');
@@ -230,6 +251,19 @@ $node->safe_psql('postgres', q{SELECT pgjobs.alter_queue('told', notify => 'even
 hear_all('told');
 is((scalar grep { $_->[1] !~ /resync/ } @heard), 0, 'switched off and on again');
 $listener->quit;
+
+# ---- after a promotion ----
+
+$node->append_conf('postgresql.conf', q{pgjobs.databases = 'nowhere'});
+$node->backup('copy');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'copy', has_streaming => 1);
+$standby->start;
+$node->wait_for_catchup($standby);
+$node->stop('immediate');
+$standby->promote;
+$node = $standby;
+is_told_once('after a promotion');
 $node->stop;
 
 done_testing();

@@ -1,4 +1,5 @@
-# A million jobs in one transaction: the session does not grow with them, and they wake up once.
+# A million jobs in one transaction: the session does not grow with them, and they wake up once. Many workers at once
+# make no MultiXacts and no subtransactions.
 use strict;
 use warnings;
 use FindBin;
@@ -42,6 +43,37 @@ my $done = $node->safe_psql('postgres', q{
 is($done, 10000, 'ten thousand are claimed and completed in one statement');
 is($node->safe_psql('postgres', q{SELECT ready FROM pgjobs.queues WHERE name = 'q'}), $jobs - 10000, 'the others wait');
 is($node->safe_psql('postgres', q{SELECT pgjobs._check_frontier()}), 0, 'and would be found');
+
+# ---- what the server runs out of, and where its caches overflow ----
+
+my $multixacts = q{SELECT next_multixact_id FROM pg_control_checkpoint()};
+my $xids = q{SELECT pg_snapshot_xmax(pg_current_snapshot())};
+$node->safe_psql('postgres', 'CHECKPOINT');
+my $before = $node->safe_psql('postgres', $multixacts);
+my $xid = $node->safe_psql('postgres', $xids);
+my $script = $node->basedir . '/worker';
+append_to_file($script, q{
+\set key random(1, 20)
+SELECT pgjobs.complete(id, token) FROM pgjobs.claim('q');
+SELECT pgjobs.fail(id, token, retry_in => '0') FROM pgjobs.claim('q');
+SELECT cardinality(pgjobs.complete_many(array_agg(id ORDER BY id DESC), array_agg(token ORDER BY id DESC))) FROM pgjobs.claim('q', 20);
+SELECT pgjobs.enqueue('q', unique_key => ':key', on_conflict => 'replace', priority => -1);
+BEGIN;
+SELECT id, token FROM pgjobs.claim('q') \gset
+SELECT pgjobs.extend(:id, :token), pgjobs.progress(:id, :token, 0.5);
+SELECT pgjobs.complete(:id, :token);
+COMMIT;
+SELECT pgjobs.cancel(:id - 1);
+});
+$node->command_ok([ 'pgbench', '-n', '-c', 8, '-t', 500, '-f', $script, '-d', $node->connstr('postgres') ], 'eight workers');
+is($node->safe_psql('postgres', q{SELECT ready < 1000000 - 10000 - 8 * 500 * 21 FROM pgjobs.queues WHERE name = 'q'}), 't', 'work off much');
+$node->safe_psql('postgres', 'CHECKPOINT');
+my $made = $node->safe_psql('postgres', $multixacts) - $before;
+cmp_ok($made, '<=', 10, 'without MultiXacts');
+# Six transactions in each turn; a subtransaction that writes would take an id of its own.
+my $ids = $node->safe_psql('postgres', $xids) - $xid;
+note("$ids ids of transactions, $made MultiXacts");
+cmp_ok($ids, '<=', 8 * 500 * 6 + 500, 'without subtransactions');
 
 $producer->quit;
 $listener->quit;

@@ -83,8 +83,10 @@ my @content = (
         FROM pg_class c WHERE c.relnamespace = 'pgjobs'::regnamespace},
     q{SELECT (t.tgrelid::regclass, t.tgname, t.tgenabled, pg_get_triggerdef(t.oid)) FROM pg_trigger t WHERE NOT t.tgisinternal},
     q{SELECT (s.schemaname, s.sequencename, s.last_value) FROM pg_sequences s},
+    # From 17 on, arrays and the row types of tables are members, too.
     q{SELECT (i.type, i.identity, d.deptype) FROM pg_depend d CROSS JOIN pg_identify_object(d.classid, d.objid, d.objsubid) i JOIN pg_extension e ON e.oid = d.refobjid
-        WHERE d.refclassid = 'pg_extension'::regclass AND e.extname = 'pgjobs'},
+        WHERE d.refclassid = 'pg_extension'::regclass AND e.extname = 'pgjobs' AND NOT EXISTS (SELECT FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
+            WHERE d.classid = 'pg_type'::regclass AND t.oid = d.objid AND (t.typcategory = 'A' OR c.relkind <> 'c'))},
     q{SELECT unnest(extconfig)::regclass FROM pg_extension WHERE extname = 'pgjobs'},
     'SELECT r FROM runs r', 'SELECT r FROM parts r',
 );
