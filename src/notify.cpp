@@ -162,6 +162,9 @@ static constinit pg::Statement select_queues{
     {OIDOID},
     nullptr};
 
+// Whoever asks how full it is gets the answer for after that.
+void make_room() { OidFunctionCall0(F_PG_NOTIFICATION_QUEUE_USAGE); }
+
 // Something was lost: everybody who listens must look once.
 static void send_all() {
     pg::as_owner([] {

@@ -17,6 +17,10 @@ QueueHints counters_of(int32 queue);
 // Adds an event to the database's ring; a full ring turns into a resync. Under the events lock.
 void put_event(Database *database, const Event &event);
 
+// Lets the server drop from its queue what all listeners have read. One that is full takes nothing,
+// and otherwise it does that only when it takes something.
+void make_room();
+
 // Sends what waits, at most a batch; true if more is left. In a worker's transaction.
 bool send(Database *database);
 

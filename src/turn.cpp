@@ -39,8 +39,11 @@ void send_notifications(Worker *worker) {
     bool more = true;
     while (more) {
         more = false;
-        bool sent = duty(&worker->notify_backoff, "pgjobs: notifying",
-                         [&] { more = notify::send(database); });
+        bool sent = duty(&worker->notify_backoff, "pgjobs: notifying", [&] {
+            if (worker->notify_backoff > 0) // it failed, maybe for lack of room
+                notify::make_room();
+            more = notify::send(database);
+        });
         worker->notify_due = sent ? 0 : GetCurrentTimestamp() + worker->notify_backoff;
         if (!sent)
             return;

@@ -178,8 +178,13 @@ static long time_to_sleep(const Worker *worker, bool pins_left) {
     return Min(TimestampDifferenceMilliseconds(now, until), 3600 * 1000L);
 }
 
+constexpr long long_sleep = 1000; // ms
+
 static void sleep_until_due(const Worker *worker, bool pins_left) {
-    clock::sleep(time_to_sleep(worker, pins_left));
+    long time = time_to_sleep(worker, pins_left);
+    if (time < 0 || time >= long_sleep) // autovacuum goes by what the last batch has changed, too
+        pg::report_statistics();
+    clock::sleep(time);
     ResetLatch(MyLatch);
     check_for_end();
     settings::reload_if_told();

@@ -29,6 +29,8 @@ namespace pgjobs::pg {
     return failure->sqlstate == 0;
 }
 
+void report_statistics() { pgstat_report_stat(true); }
+
 bool try_transaction(const char *activity, void (*body)(void *), void *argument, Failure *failure) {
     MemoryContext caller = CurrentMemoryContext;
     *failure = {};

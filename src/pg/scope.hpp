@@ -35,6 +35,10 @@ template <class F> auto in_context(MemoryContext context, F body) {
     }
 }
 
+// Gives the server all that this process's transactions have counted. After each it takes that only
+// once a second, and what is left waits for another. Outside of transactions.
+void report_statistics();
+
 // What went wrong in try_transaction. The strings live in the caller's memory context.
 struct Failure {
     int sqlstate;

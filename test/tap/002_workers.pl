@@ -98,6 +98,20 @@ is($node->safe_psql('postgres', q{
     SELECT pgjobs.complete(id, token) FROM pgjobs.claim('lease');
 }) =~ s/\A\d+\n//r, "t\n1\n1\nt\ncompleted\ncompleted", 'an extended lease lasts');
 
+# ---- statistics ----
+
+# What autovacuum goes by. The last batch counts, too, though the worker sleeps after it.
+$node->safe_psql('postgres', 'CREATE DATABASE counted');
+$node->safe_psql('counted', q{CREATE EXTENSION pgjobs; SELECT pgjobs.create_queue('q')});
+for my $round (1 .. 3) {
+    my $ready = 2000 * $round;
+    $node->safe_psql('counted', q{SELECT count(pgjobs.enqueue('q', delay => '300 ms')) FROM generate_series(1, 2000)});
+    ok($node->poll_query_until('counted', "SELECT ready = $ready FROM pgjobs.queues"), 'jobs become ready');
+    ok(wait_until(sub { $node->safe_psql('counted', q{SELECT n_tup_upd FROM pg_stat_all_tables WHERE relid = 'pgjobs.job'::regclass}) >= $ready }, 2), 'and are counted as changed within two seconds')
+        or diag($node->safe_psql('counted', q{SELECT n_tup_upd FROM pg_stat_all_tables WHERE relid = 'pgjobs.job'::regclass}));
+    is($node->safe_psql('counted', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pgjobs worker' AND (state IS NULL OR query = '')}), 0, 'workers say what they do');
+}
+
 # ---- sessions that hold ----
 
 sub held_by_session {

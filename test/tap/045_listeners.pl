@@ -39,7 +39,7 @@ my ($ended, $told) = (0, 0);
 for my $round (1 .. 20) {
     # It is told while others go on, looks, and is ended.
     my ($producer) = start_script($node, 'postgres', join '', map { "SELECT pgjobs.enqueue('told');\n" } 1 .. 100);
-    $told++ if wait_until(sub { $listener->query('SELECT 1') =~ /Asynchronous/ }, 20);
+    $told++ if wait_until(sub { sql(q{SELECT pgjobs.enqueue('told')}); $listener->query('SELECT 1') =~ /Asynchronous/ }, 20);
     catch_up();
     $ended++ if sql('SELECT pg_terminate_backend(' . pid_of($listener) . ', 10000)') eq 't';
     eval { $listener->{run}->kill_kill };
@@ -49,7 +49,8 @@ for my $round (1 .. 20) {
 catch_up();
 is("$told $ended", '20 20', 'a listener is told, and ended, twenty times');
 is("@read", sql(q{SELECT string_agg(payload ->> 'job', ' ' ORDER BY position) FROM pgjobs.log}), 'each event is read once, in order');
-is(scalar @read, 2000, 'all of them');
+is(scalar @read, sql('SELECT count(*) FROM pgjobs.job'), 'all of them');
+cmp_ok(scalar @read, '>', 2000, 'many');
 $listener->quit;
 
 # ---- one that stands still in a transaction (D2) ----
