@@ -15,9 +15,12 @@ bool lost(const char *name);
 #define PGJOBS_QUIET_POINT(name) ::pgjobs::inject::point(name, true)
 #define PGJOBS_LOST(name) ::pgjobs::inject::lost(name)
 #else
+namespace pgjobs::inject {
+constexpr bool lost() { return false; }
+} // namespace pgjobs::inject
 #define PGJOBS_POINT(name) static_cast<void>(0)
 #define PGJOBS_QUIET_POINT(name) static_cast<void>(0)
-#define PGJOBS_LOST(name) false
+#define PGJOBS_LOST(name) ::pgjobs::inject::lost()
 #endif
 
 namespace pgjobs {
