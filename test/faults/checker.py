@@ -249,14 +249,17 @@ class Checker:
         for op in ops.values():
             end = self.flushed.get(op.epoch)
             lsn = op.lsn if op.tx is None else places.get((op.p, op.tx))
-            if end is None or op.type != "ok" or lsn is not None and lsn <= end:
+            if end is None or op.type == "ok" and lsn is not None and lsn <= end:
+                continue
+            if op.f == "claim" and op.res is not None:
+                # Ids that the standby never heard of are given out again, be the claim undone or not.
+                op.res = [row for row in op.res if keys.get(row["job"], row["key"]) == row["key"]]
+            if op.type != "ok":
                 continue
             self.counts["acknowledged and not replicated"] += lsn is not None
             op.type = "info"
             if op.f in ("publish", "receive", "read"):
-                op.res = None  # positions that were never heard of are given out again
-            elif op.f == "claim":  # and so are ids
-                op.res = [row for row in op.res if keys.get(row["job"], row["key"]) == row["key"]]
+                op.res = None  # and so are positions
 
     def end_session(self, session, at):
         self.session_end[session] = min(at, self.session_end.get(session, at))

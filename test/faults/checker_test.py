@@ -279,6 +279,22 @@ def good_replaced_whose_answer_was_lost(history):
     history.end(1, "cancelled", stage="one", attempt=0, key="k1b", unique_key="u")
 
 
+def good_id_of_an_unreplicated_job(history):
+    """The primary's last jobs are not on the standby, which gives their ids to others."""
+    history.final["asynchronous"] = True
+    history.enqueue(1)
+    history.claim(1, 10, tx=77)
+    history.write(1, type="end", tx=77, outcome="fail")
+    history.crash(redo=400)
+    history.enqueue(1, key="k2", args={"delay": 500 * MS})
+    history.sleep(600 * MS)
+    worker = history.claim(1, 11, process=2)
+    history.complete(1, 11, process=2)
+    last = history.claim(1, 12, stage="two")
+    history.complete(1, 12, "completed", stage="two")
+    history.end(1, token=12, key="k2", attempts=[("one", worker, "completed"), ("two", last, "completed")])
+
+
 def send(history, answer=7, **more):
     history.op(1, "enqueue_once", {"key": "o"}, answer, **more)
 
