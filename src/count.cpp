@@ -133,7 +133,7 @@ static void stop_changes(Oid jobs, int patience) {
         return;
     int level = NewGUCNestLevel();
     set_for_now("lock_timeout", psprintf("%dms", patience));
-    LockRelationOid(jobs, ShareLock);
+    pg::bounded(patience + 100, [&] { LockRelationOid(jobs, ShareLock); });
     AtEOXact_GUC(false, level);
 }
 

@@ -39,6 +39,16 @@ template <class F> auto in_context(MemoryContext context, F body) {
 // once a second, and what is left waits for another. Outside of transactions.
 void report_statistics();
 
+// Runs `body`, and cancels it (57014) if it takes longer, by the clock that nobody sets. The
+// server's own timeouts go by the other one: they are late by as much as it is set back meanwhile.
+void bounded(int milliseconds, void (*body)(void *), void *argument);
+
+template <class F> void bounded(int milliseconds, F body) {
+    static_assert(plain_body<F>);
+    bounded(
+        milliseconds, [](void *argument) { (*static_cast<F *>(argument))(); }, &body);
+}
+
 // What went wrong in try_transaction. The strings live in the caller's memory context.
 struct Failure {
     int sqlstate;

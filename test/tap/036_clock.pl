@@ -147,5 +147,19 @@ is($node->safe_psql('postgres', q{
     SELECT count(*) FROM pgjobs.log;
 }), "0\nt\n0\n5\n1\n1", 'messages are kept for their time');
 
+# ---- back, while the figures wait for a lock, and everybody behind them ----
+
+my ($writer, $counter) = (session($node), session($node));
+set_clock(3600);
+$writer->query_safe(q{BEGIN; SELECT pgjobs.enqueue('q')});
+start_sql($counter, q{SELECT pgjobs._recount()});
+ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_locks WHERE relation = 'pgjobs.job'::regclass AND NOT granted}), 'somebody counts, and waits');
+set_clock(0);
+my $behind = timed(sub { $node->safe_psql('postgres', q{SELECT pgjobs.enqueue('q')}) });
+cmp_ok($behind, '<', 20, 'nobody waits behind him for an hour');
+like(result_of($counter), qr/ERROR:  57014/, 'he gives up by the clock that nobody sets');
+$writer->query_safe('COMMIT');
+$_->quit for $writer, $counter;
+
 $node->stop;
 done_testing();
