@@ -135,7 +135,8 @@ class Run:
                      queue["durable"], "events" if "." in name else "wakeup"))
                 self.recorder.write("queue", name=name, backoff=history.BACKOFF,
                                     backoff_max=history.BACKOFF_MAX, **queue)
-            connection.execute("SELECT pgjobs.create_queue(%s)", (history.ONCE,))
+            # The longest lease is how long nothing is taken back after the clock was set forward.
+            connection.execute("SELECT pgjobs.create_queue(%s, lease => '1 second')", (history.ONCE,))
             topic_history.create(connection)
             if self.options.hostile:
                 surroundings.make_hostile(connection)
