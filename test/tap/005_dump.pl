@@ -193,7 +193,7 @@ is($other->safe_psql('plain', q{SELECT pgjobs.redrive('main')}), 7, 'dead jobs c
 # Whatever way the rows came, claims find all, and the figures are right.
 for my $format (qw(apart untold)) {
     $other->safe_psql($format, q{SELECT pgjobs.resume(), pgjobs.resume_queue('main')});
-    ok($other->poll_query_until($format, q{SELECT count(*) = 0 FROM pgjobs.job WHERE lease_expires_at < now() + '1 minute' OR hold_session IS NOT NULL}), "$format: what had a lease, or was held elsewhere, is ready");
+    ok($other->poll_query_until($format, q{SELECT count(*) = 0 FROM pgjobs.job WHERE lease_expires_at < now() + '1 minute' OR hold_session IS NOT NULL OR (waiting = 1 AND due_at < now() + '1 minute')}), "$format: what was due, had a lease, or was held elsewhere, is ready");
     my $ready = $other->safe_psql($format, q{SELECT count(*) FROM pgjobs.jobs WHERE queue = 'main' AND state = 'ready'});
     cmp_ok($ready, '>', 250, "$format: many are");
     is($other->safe_psql($format, q{
